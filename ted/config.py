@@ -1,0 +1,544 @@
+"""Every setting of a run, with its bounds and its only default.
+
+A file such as ``zenml_config.yaml`` gives values under ``parameters:``; one block per section below, one scalar per
+field of :class:`Settings` that is not a section. Sections are frozen, unknown keys are refused, and
+:class:`Settings` refuses settings that cannot act on the run they are given for.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ted.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+TaskKind = Literal["classification", "regression"]
+MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
+Compatibility = Literal["none", "official"]
+Policy = Literal["stop", "exclude"]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+LayerIndex = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen block of settings that refuses unknown keys; the string under a field is its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TaskSettings(Section):
+    """What the model has to do."""
+
+    kind: TaskKind = "classification"
+    """Kind of task: one label out of a set, or one number."""
+    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
+    None takes the sorted labels of the training split. Classification only."""
+
+    @model_validator(mode="after")
+    def _labels_act(self) -> Self:
+        if self.kind == "regression" and self.labels is not None:
+            raise ValueError("task.labels cannot act: a regression task has no classes; remove it")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"task.labels repeats a name: {list(self.labels)}; name each class once")
+        return self
+
+
+class DataSettings(Section):
+    """Where the rows come from and which of them are used."""
+
+    source: Annotated[str, Field(min_length=1)] = "examples/movie_sentiment/data"
+    """A CSV, JSONL or Parquet file, a folder of such files (one per split, or all of one split), or a hub data set id."""
+    revision: str | None = None
+    """Commit or tag of a hub data set; None takes the newest. Hub sources only."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    text_pair_column: str | None = None
+    """Column that holds the second text of a pair; None for single texts."""
+    label_column: str = "label"
+    """Column that holds the class name, class number or target number."""
+    unlabelled: str | None = None
+    """Source of further text without labels, in the same forms as `source`; the teacher labels it during distillation."""
+    train_rows: Count | None = None
+    """Training rows to use, drawn with the seed and stratified by class; None uses all."""
+    labelled_rows: Count | None = None
+    """Training rows that keep their label; the other training rows become unlabelled text. None keeps all labels."""
+    validation_fraction: PositiveFraction = 0.1
+    """Share of the rows cut off as validation split where the source has none."""
+    test_fraction: PositiveFraction = 0.1
+    """Share of the rows cut off as test split where the source has none."""
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Tokens a text is cut to, special tokens included."""
+
+    @model_validator(mode="after")
+    def _splits_leave_rows(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise ValueError("data.validation_fraction and data.test_fraction leave no training rows; lower one")
+        if self.train_rows is not None and self.labelled_rows is not None and self.labelled_rows > self.train_rows:
+            raise ValueError("data.labelled_rows is larger than data.train_rows; lower it")
+        return self
+
+
+class QualitySettings(Section):
+    """What makes a row or a split unfit, and whether that ends the run (`stop`) or drops the rows (`exclude`)."""
+
+    missing: Policy = "exclude"
+    """Policy for rows whose text or label is null."""
+    empty_text: Policy = "exclude"
+    """Policy for rows whose text holds nothing but white space."""
+    broken_text: Policy = "exclude"
+    """Policy for rows with U+FFFD or control characters other than tab and line breaks."""
+    text_length: Policy = "exclude"
+    """Policy for rows whose text is shorter or longer than the bounds below."""
+    unknown_label: Policy = "stop"
+    """Policy for rows whose label is outside the declared classes, or is not a finite number."""
+    duplicates: Policy = "exclude"
+    """Policy for rows that repeat text and label of an earlier row of the split; the first row stays."""
+    conflicting_labels: Policy = "exclude"
+    """Policy for rows whose text also stands in the split with another label; all of them go."""
+    leakage: Policy = "exclude"
+    """Policy for training and validation rows whose text also stands in a later split (test last)."""
+    min_characters: Count = 1
+    """Fewest characters of a text."""
+    max_characters: Count = 100_000
+    """Most characters of a text."""
+    min_rows_per_class: Count = 5
+    """Fewest rows of each class in each split, after exclusion; fewer end the run. Classification only."""
+    max_excluded_fraction: Fraction = 0.05
+    """Share of a split's rows that may be excluded; more end the run."""
+
+    @model_validator(mode="after")
+    def _length_bounds(self) -> Self:
+        if self.min_characters > self.max_characters:
+            raise ValueError("quality.min_characters is above quality.max_characters; no text could pass")
+        return self
+
+
+class TrainingSettings(Section):
+    """One training loop; the names are those of `transformers.TrainingArguments`."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Peak step size of AdamW."""
+    num_train_epochs: Positive
+    """Passes over the training rows."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser updates; overrides the epochs. None trains for the epochs."""
+    per_device_train_batch_size: Count = 16
+    """Rows per forward pass."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes per optimiser update."""
+    warmup_ratio: Fraction = 0.1
+    """Share of the updates over which the step size grows from zero."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Course of the step size after the warm-up."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Decay of AdamW's first moment."""
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay of AdamW's second moment."""
+    adam_epsilon: Positive = 1e-8
+    """Term added to AdamW's denominator."""
+    max_grad_norm: NonNegative = 1.0
+    """Norm the gradient is clipped to; 0 does not clip."""
+    checkpoint_steps: Count = 100
+    """Updates between checkpoints; a killed run goes on from the last one."""
+    bf16: bool = False
+    """Compute in bfloat16 where autocast allows."""
+
+
+class TeacherTraining(TrainingSettings):
+    """Fine-tuning of the teacher."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-5
+    """Peak step size of AdamW."""
+    num_train_epochs: Positive = 3.0
+    """Passes over the training rows."""
+
+
+class StudentTraining(TrainingSettings):
+    """Fine-tuning of the student before distillation."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    """Peak step size of AdamW."""
+    num_train_epochs: Positive = 3.0
+    """Passes over the training rows."""
+
+
+class FilterTraining(TrainingSettings):
+    """Stage I."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    """Peak step size of AdamW."""
+    num_train_epochs: Positive = 3.0
+    """Passes over the training rows."""
+
+
+class DistillationTraining(TrainingSettings):
+    """Stage II."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    """Peak step size of AdamW."""
+    num_train_epochs: Positive = 4.0
+    """Passes over the training rows."""
+
+
+class TeacherSettings(Section):
+    """The large model."""
+
+    model: Annotated[str, Field(min_length=1)] = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub id or local folder of the pre-trained (or already fine-tuned) model."""
+    revision: str | None = None
+    """Commit or tag of a hub model; None takes the newest. Hub models only."""
+    finetune: bool = True
+    """Fine-tune the model on the labelled rows; false takes it as it is."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+    training: TeacherTraining = TeacherTraining()
+    """How the teacher is fine-tuned."""
+
+
+class StudentSettings(Section):
+    """The small model."""
+
+    model: str | None = None
+    """Hub id or local folder of a small pre-trained model; None builds the student from teacher layers."""
+    layers: Annotated[tuple[LayerIndex, ...], Field(min_length=1)] | None = None
+    """Layers of the pre-trained teacher that make up the student (0-based, rising); None takes every second one."""
+    training: StudentTraining = StudentTraining()
+    """How the student is fine-tuned before distillation."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.model is not None and self.layers is not None:
+            raise ValueError("student.layers cannot act beside student.model; remove one of the two")
+        if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"student.layers must rise without repeats, not {list(self.layers)}")
+        return self
+
+
+class FilterSettings(Section):
+    """Task-aware filters and stage I."""
+
+    filter_output_dim: Count | None = None
+    """Width of the filtered states; None takes the teacher's hidden size."""
+    filter_nonlinear: bool = False
+    """Linear, GELU, Linear instead of one affine map."""
+    filter_interval: Count = 1
+    """Match the last of every so many student layers."""
+    layer_pairs: Annotated[tuple[tuple[LayerIndex, LayerIndex], ...], Field(min_length=1)] | None = None
+    """Explicit pairs (student layer, teacher layer), 0-based; None derives them from `filter_interval` and `layer_map`."""
+    layer_map: Literal["last_of_group", "first_then_last"] = "last_of_group"
+    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule."""
+    head_pooling: Literal["mean", "first_token"] = "mean"
+    """How a stage-I head reads a sequence of filtered states."""
+    backbone_dropout: bool = False
+    """Leave the frozen backbone's dropout on during stage I."""
+    init_std: Positive = 0.02
+    """Standard deviation of a new filter's weights."""
+    training: FilterTraining = FilterTraining()
+    """How the filters are trained in stage I."""
+
+
+class DistillationSettings(Section):
+    """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
+
+    kl_alpha: NonNegative = 5.0
+    """Weight of the divergence between teacher and student predictions. Classification only."""
+    prediction_mse_alpha: NonNegative = 1.0
+    """Weight of the squared difference between teacher and student predictions. Regression only."""
+    mse_alpha: NonNegative = 10.0
+    """Weight of the layer loss."""
+    temperature: Positive = 2.0
+    """Softmax temperature of the prediction loss. Classification only."""
+    layer_loss_units: Literal["variance", "raw"] = "variance"
+    """Divide each layer's squared error by the variance of its target, or leave it as it is."""
+    layer_reduction: Literal["mean", "sum"] = "mean"
+    """How the layers' losses are joined."""
+    mask_padding: bool = True
+    """Leave padded positions out of the layer loss."""
+    student_filter_init: Literal["ridge", "stage_one", "random"] = "ridge"
+    """Start the student's filters aligned with the teacher's by ridge regression, as stage I left them, or at random."""
+    ridge_penalty: Positive = 1e-3
+    """Ridge penalty relative to the mean variance of the student's states."""
+    filter_learning_rate_multiplier: Positive = 1.0
+    """Step size of the student's filters relative to the student's."""
+    batch_softmax_kl: bool = False
+    """On a one-output task, use the published code's divergence over the rows of a batch."""
+    teacher_cache: Literal["auto", "all", "logits", "off"] = "auto"
+    """What is kept of the teacher's outputs: logits and layer states, logits, nothing; `auto` keeps the states if they fit."""
+    teacher_cache_mib: Count = 4096
+    """Disk that `auto` may use for the teacher's layer states, in MiB."""
+    group_by_length: bool = True
+    """Batch texts of similar length together."""
+    training: DistillationTraining = DistillationTraining()
+    """How the student is trained in stage II."""
+
+
+class EvaluationSettings(Section):
+    """How models are measured on the test split."""
+
+    batch_size: Count = 64
+    """Rows per forward pass."""
+    control: bool = True
+    """Also train the student start on for the same steps without a teacher, as the control that gates compare with."""
+    latency_batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 32)
+    """Batch sizes at which latency is measured."""
+    latency_repeats: Annotated[int, Field(ge=3)] = 15
+    """Timed passes per batch size and model; the median counts."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the paired bootstrap."""
+    extra_metrics: tuple[str, ...] = ()
+    """Further metrics to report, each a path or hub id that `evaluate.load` takes; loading one runs its code."""
+
+
+class GateSettings(Section):
+    """Rules a student must pass before it is exported and promoted; None switches a rule off."""
+
+    min_teacher_share: Fraction | None = 0.9
+    """Least share of the teacher's primary metric."""
+    min_gain_over_start: float | None = 0.0
+    """Least gain in the primary metric over the student start."""
+    min_gain_over_control: float | None = 0.0
+    """Least gain in the primary metric over the student start trained on without a teacher."""
+    champion_tolerance: NonNegative | None = 0.01
+    """Most by which the primary metric may lie below the champion's; a paired bootstrap decides beyond it."""
+    max_slice_drop: NonNegative | None = 0.1
+    """Most by which any slice may lie below the same slice of the student start."""
+    min_slice_rows: Count = 50
+    """Slices with fewer rows are reported but not judged."""
+    max_latency_ratio: Positive | None = 0.9
+    """Most of the teacher's latency at the largest measured batch."""
+    max_size_ratio: Positive | None = 0.9
+    """Most of the teacher's file size."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Confidence of the bootstrap interval."""
+
+
+class ExportSettings(Section):
+    """The ONNX bundle."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] = "ted-student"
+    """Name of the bundle, and of the model for Open Inference Protocol clients."""
+    opset: Annotated[int, Field(ge=18, le=20)] = 20
+    """ONNX operator set."""
+    atol: Positive = 1e-4
+    """Absolute tolerance of parity with the trained model."""
+    rtol: Positive = 1e-3
+    """Relative tolerance of parity with the trained model."""
+    int8: bool = True
+    """Also build an 8-bit model and keep it if it passes the bounds below."""
+    int8_max_metric_drop: NonNegative = 0.01
+    """Most the 8-bit model may lose in the primary metric on the validation split."""
+    int8_max_latency_ratio: Positive = 1.0
+    """Most of the 32-bit model's latency."""
+    int8_max_size_ratio: Positive = 0.5
+    """Most of the 32-bit model's file size."""
+
+
+class PromotionSettings(Section):
+    """What happens to a model version whose gates pass."""
+
+    model_stage: Literal["staging", "production"] = "staging"
+    """Model stage that the version is put into."""
+
+
+class RunSettings(Section):
+    """Where a run leaves its files."""
+
+    output_dir: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder for reports, bundles, checkpoints and kept teacher outputs."""
+
+
+# What each method makes of the layers: none of them, raw teacher states, or filtered ones learned in stage I.
+LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
+STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
+
+# Settings that give the arithmetic of the published code at commit 1cd33d0.
+OFFICIAL_VALUES: dict[str, Any] = {
+    "filters.head_pooling": "first_token",
+    "filters.backbone_dropout": True,
+    "filters.init_std": 0.02,
+    "filters.layer_map": "last_of_group",
+    "distillation.temperature": 2.0,
+    "distillation.layer_loss_units": "raw",
+    "distillation.layer_reduction": "mean",
+    "distillation.mask_padding": False,
+    "distillation.student_filter_init": "stage_one",
+    "distillation.filter_learning_rate_multiplier": 1.0,
+    "distillation.batch_softmax_kl": True,
+    "distillation.group_by_length": False,
+}
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    method: MethodName = "ted"
+    """How the student learns from the teacher."""
+    compatibility: Compatibility = "none"
+    """`official` switches to the arithmetic of the published code."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    """Seed of sampling, initialisation, dropout and order."""
+    task: TaskSettings = TaskSettings()
+    """What the model has to do."""
+    data: DataSettings = DataSettings()
+    """Where the rows come from."""
+    quality: QualitySettings = QualitySettings()
+    """What makes a row unfit."""
+    teacher: TeacherSettings = TeacherSettings()
+    """The large model."""
+    student: StudentSettings = StudentSettings()
+    """The small model."""
+    filters: FilterSettings = FilterSettings()
+    """Task-aware filters and stage I."""
+    distillation: DistillationSettings = DistillationSettings()
+    """Stage II."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How models are measured."""
+    gates: GateSettings = GateSettings()
+    """Rules a student must pass."""
+    export: ExportSettings = ExportSettings()
+    """The ONNX bundle."""
+    promotion: PromotionSettings = PromotionSettings()
+    """What happens to a version that passes."""
+    run: RunSettings = RunSettings()
+    """Where a run leaves its files."""
+
+    def check(self) -> None:
+        """Refuse settings that were given but cannot act beside the others.
+
+        Raises:
+            SettingsError: a line per problem with the dotted key.
+        """
+        problems = [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
+        if self.compatibility == "official":
+            problems += [
+                f"{key} must be {value!r} with compatibility: official, not {self._value(key)!r}; remove one of the two"
+                for key, value in OFFICIAL_VALUES.items()
+                if self._given(key) and self._value(key) != value
+            ]
+        if problems:
+            raise SettingsError("\n".join(problems))
+
+    def only(self, *sections: str) -> "Settings":
+        """Return the settings with every section (or scalar) but the named ones and the seed at its default.
+
+        A step that gets only what it uses is not run again when something else changes.
+        """
+        return Settings(seed=self.seed).model_copy(update={name: getattr(self, name) for name in sections})
+
+    def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
+        section, name = key.split(".")
+        return getattr(getattr(self, section), name)
+
+    def _given(self, key: str) -> bool:
+        section, _, name = key.partition(".")
+        given = section in self.model_fields_set
+        return given and (not name or name in getattr(self, section).model_fields_set)
+
+    def _idle(self) -> list[tuple[str, str]]:
+        """Return (dotted key, reason) of every setting that the other settings leave without effect."""
+        return [*self._idle_by_task(), *self._idle_by_method(), *self._idle_by_switch()]
+
+    def _idle_by_task(self) -> list[tuple[str, str]]:
+        if self.task.kind == "classification":
+            reason = "task.kind is classification"
+            keys = ["distillation.prediction_mse_alpha", "distillation.batch_softmax_kl"]
+            return [(key, reason) for key in keys]
+        keys = ["quality.min_rows_per_class"]
+        if not (self.distillation.batch_softmax_kl or self.compatibility == "official"):
+            keys += ["distillation.kl_alpha", "distillation.temperature"]
+        else:
+            keys += ["distillation.prediction_mse_alpha"]
+        return [(key, "a regression task has one output and no classes") for key in keys]
+
+    def _idle_by_method(self) -> list[tuple[str, str]]:
+        reason = f"method {self.method} does not use it"
+        keys: list[str] = []
+        if self.method not in LAYER_METHODS:
+            keys += ["filters", "distillation.mse_alpha", "distillation.layer_loss_units", "distillation.layer_reduction"]
+            keys += ["distillation.mask_padding", "distillation.student_filter_init", "distillation.ridge_penalty"]
+            keys += ["distillation.filter_learning_rate_multiplier"]
+        elif self.method not in STAGE_ONE_METHODS:
+            keys += ["filters.training", "filters.head_pooling", "filters.backbone_dropout"]
+        if self.method == "lwd":
+            keys += ["filters.filter_output_dim"]
+        if self.method == "finetune":
+            keys += ["distillation.kl_alpha", "distillation.prediction_mse_alpha", "distillation.temperature"]
+            keys += ["distillation.teacher_cache", "distillation.teacher_cache_mib", "data.unlabelled", "data.labelled_rows"]
+        return [(key, reason) for key in keys]
+
+    def _idle_by_switch(self) -> list[tuple[str, str]]:
+        idle: list[tuple[str, str]] = []
+        if not self.teacher.finetune:
+            idle.append(("teacher.training", "teacher.finetune is false"))
+        if self.distillation.teacher_cache != "auto":
+            idle.append(("distillation.teacher_cache_mib", "distillation.teacher_cache is not auto"))
+        if self.distillation.student_filter_init != "ridge" or self.compatibility == "official":
+            idle.append(("distillation.ridge_penalty", "the student's filters do not start by ridge regression"))
+        if not self.evaluation.control and self.gates.min_gain_over_control is not None:
+            idle.append(("gates.min_gain_over_control", "evaluation.control is false"))
+        if self.filters.layer_pairs is not None:
+            idle += [(f"filters.{key}", "filters.layer_pairs is given") for key in ("filter_interval", "layer_map")]
+        if not self.export.int8:
+            keys = ("int8_max_metric_drop", "int8_max_latency_ratio", "int8_max_size_ratio")
+            idle += [(f"export.{key}", "export.int8 is false") for key in keys]
+        return idle
+
+    def resolved(self) -> "Settings":
+        """Return the settings that a run acts on: with `compatibility: official`, the published values filled in."""
+        if self.compatibility == "none":
+            return self
+        updates: dict[str, dict[str, Any]] = {}
+        for key, value in OFFICIAL_VALUES.items():
+            section, name = key.split(".")
+            updates.setdefault(section, {})[name] = value
+        sections = {name: getattr(self, name).model_copy(update=values) for name, values in updates.items()}
+        return self.model_copy(update=sections)
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that a mapping of sections gives.
+
+    Raises:
+        SettingsError: a line per problem, each with the dotted key, what is allowed and the nearest name.
+    """
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+    settings.check()
+    return settings
+
+
+def _explain(problem: "ErrorDetails") -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}; got {problem['input']!r}"
+    allowed = sorted(_fields_at(path[:-1]))
+    near = difflib.get_close_matches(path[-1], allowed, n=1)
+    hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"allowed: {', '.join(allowed)}"
+    return f"{key}: unknown setting; {hint}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    """Return the field names of the section at a path that validation has already walked."""
+    section: type[BaseModel] = Settings
+    for name in path:
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return list(section.model_fields)
