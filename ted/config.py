@@ -297,6 +297,8 @@ class EvaluationSettings(Section):
     """Timed passes per batch size and model; the median counts."""
     bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
     """Resamples of the paired bootstrap."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Confidence of the bootstrap intervals."""
     extra_metrics: tuple[str, ...] = ()
     """Further metrics to report, each a path or hub id that `evaluate.load` takes; loading one runs its code."""
 
@@ -320,8 +322,6 @@ class GateSettings(Section):
     """Most of the teacher's latency at the largest measured batch."""
     max_size_ratio: Positive | None = 0.9
     """Most of the teacher's file size."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Confidence of the bootstrap interval."""
 
 
 class ExportSettings(Section):
