@@ -57,7 +57,7 @@ class DataSettings(Section):
     """Where the rows come from and which of them are used."""
 
     source: Annotated[str, Field(min_length=1)] = "examples/movie_sentiment/data"
-    """A CSV, JSONL or Parquet file, a folder of such files (one per split, or all of one split), or a hub data set id."""
+    """A CSV, JSONL or Parquet file, a folder of them (one per split, or all of one split), or a hub data set id."""
     revision: str | None = None
     """Commit or tag of a hub data set; None takes the newest. Hub sources only."""
     text_column: str = "text"
@@ -67,7 +67,7 @@ class DataSettings(Section):
     label_column: str = "label"
     """Column that holds the class name, class number or target number."""
     unlabelled: str | None = None
-    """Source of further text without labels, in the same forms as `source`; the teacher labels it during distillation."""
+    """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
     """Training rows to use, drawn with the seed and stratified by class; None uses all."""
     labelled_rows: Count | None = None
@@ -236,7 +236,7 @@ class FilterSettings(Section):
     filter_interval: Count = 1
     """Match the last of every so many student layers."""
     layer_pairs: Annotated[tuple[tuple[LayerIndex, LayerIndex], ...], Field(min_length=1)] | None = None
-    """Explicit pairs (student layer, teacher layer), 0-based; None derives them from `filter_interval` and `layer_map`."""
+    """Pairs (student layer, teacher layer), 0-based; None derives them from `filter_interval` and `layer_map`."""
     layer_map: Literal["last_of_group", "first_then_last"] = "last_of_group"
     """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule."""
     head_pooling: Literal["mean", "first_token"] = "mean"
@@ -267,7 +267,7 @@ class DistillationSettings(Section):
     mask_padding: bool = True
     """Leave padded positions out of the layer loss."""
     student_filter_init: Literal["ridge", "stage_one", "random"] = "ridge"
-    """Start the student's filters aligned with the teacher's by ridge regression, as stage I left them, or at random."""
+    """Start the student's filters by ridge regression on the teacher's, as stage I left them, or at random."""
     ridge_penalty: Positive = 1e-3
     """Ridge penalty relative to the mean variance of the student's states."""
     filter_learning_rate_multiplier: Positive = 1.0
@@ -275,7 +275,7 @@ class DistillationSettings(Section):
     batch_softmax_kl: bool = False
     """On a one-output task, use the published code's divergence over the rows of a batch."""
     teacher_cache: Literal["auto", "all", "logits", "off"] = "auto"
-    """What is kept of the teacher's outputs: logits and layer states, logits, nothing; `auto` keeps the states if they fit."""
+    """Teacher outputs to keep: logits and layer states, logits, nothing; `auto` keeps the states if they fit."""
     teacher_cache_mib: Count = 4096
     """Disk that `auto` may use for the teacher's layer states, in MiB."""
     group_by_length: bool = True
@@ -466,7 +466,12 @@ class Settings(Section):
         reason = f"method {self.method} does not use it"
         keys: list[str] = []
         if self.method not in LAYER_METHODS:
-            keys += ["filters", "distillation.mse_alpha", "distillation.layer_loss_units", "distillation.layer_reduction"]
+            keys += [
+                "filters",
+                "distillation.mse_alpha",
+                "distillation.layer_loss_units",
+                "distillation.layer_reduction",
+            ]
             keys += ["distillation.mask_padding", "distillation.student_filter_init", "distillation.ridge_penalty"]
             keys += ["distillation.filter_learning_rate_multiplier"]
         elif self.method not in STAGE_ONE_METHODS:
@@ -475,7 +480,12 @@ class Settings(Section):
             keys += ["filters.filter_output_dim"]
         if self.method == "finetune":
             keys += ["distillation.kl_alpha", "distillation.prediction_mse_alpha", "distillation.temperature"]
-            keys += ["distillation.teacher_cache", "distillation.teacher_cache_mib", "data.unlabelled", "data.labelled_rows"]
+            keys += [
+                "distillation.teacher_cache",
+                "distillation.teacher_cache_mib",
+                "data.unlabelled",
+                "data.labelled_rows",
+            ]
         return [(key, reason) for key in keys]
 
     def _idle_by_switch(self) -> list[tuple[str, str]]:

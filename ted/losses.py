@@ -1,0 +1,62 @@
+"""Losses as pure functions of tensors.
+
+Letters in names: B rows, C model outputs, L positions, D features. Every mask is 1 where an entry counts. Each loss
+is a sum over what its mask lets through, divided by `num_items`: the number of such entries in the whole batch of an
+optimiser update. A batch cut into micro-batches then gives the gradient of the uncut batch.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def masked_sum(values_B: Tensor, mask_B: Tensor, num_items: Tensor) -> Tensor:
+    """Return the sum of the entries that count over their number in the batch; 0 where none counts.
+
+    Entries that do not count may be anything, NaN included.
+    """
+    kept = torch.where(mask_B.bool(), values_B, torch.zeros_like(values_B))
+    return kept.sum() / num_items.clamp(min=1)
+
+
+def cross_entropy(logits_BC: Tensor, labels_B: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
+    """Return the mean cross-entropy of class indices (int64) over the rows that count."""
+    labels_B = torch.where(mask_B.bool(), labels_B, torch.zeros_like(labels_B))
+    return masked_sum(functional.cross_entropy(logits_BC, labels_B, reduction="none"), mask_B, num_items)
+
+
+def squared_error(predictions_B: Tensor, targets_B: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
+    """Return the mean squared difference over the rows that count."""
+    targets_B = torch.where(mask_B.bool(), targets_B, torch.zeros_like(targets_B))
+    return masked_sum((predictions_B - targets_B) ** 2, mask_B, num_items)
+
+
+def prediction_kl(
+    student_BC: Tensor, teacher_BC: Tensor, mask_B: Tensor, *, temperature: float, num_items: Tensor
+) -> Tensor:
+    """Return T^2 times the mean divergence KL(teacher || student) of softened predictions over the rows that count.
+
+    Source: `ted_glue_no_trainer.py` of the published code, where T is 2.
+    """
+    student_log_BC = functional.log_softmax(student_BC / temperature, dim=-1)
+    teacher_log_BC = functional.log_softmax(teacher_BC / temperature, dim=-1)
+    divergence_B = functional.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True).sum(-1)
+    return temperature**2 * masked_sum(divergence_B, mask_B, num_items)
+
+
+def batch_softmax_kl(student_B: Tensor, teacher_B: Tensor, *, temperature: float) -> Tensor:
+    """Return the divergence that the published code computes for one output: a softmax over the rows of the batch.
+
+    It has no meaning as a divergence between predictions and is here for comparison with published numbers only.
+    """
+    rows = torch.tensor(student_B.shape[0], device=student_B.device)
+    whole = torch.ones(1, device=student_B.device)
+    return prediction_kl(student_B[None], teacher_B[None], whole, temperature=temperature, num_items=rows)
+
+
+def layer_mse(student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor, *, num_items: Tensor) -> Tensor:
+    """Return the mean squared difference of filtered states over the positions that count and all features.
+
+    Source: D_TED of arXiv 2210.01351, one summand. The published code counts padding too: a mask of ones gives that.
+    """
+    return masked_sum(((student_BLD - teacher_BLD) ** 2).mean(-1), mask_BL, num_items)

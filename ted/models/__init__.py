@@ -1,0 +1,1 @@
+"""Models: loading, building a student, and which layers are matched."""

@@ -1,0 +1,21 @@
+"""Which task a run has."""
+
+from datasets import ClassLabel, DatasetDict
+
+from ted.config import TaskSettings
+from ted.tasks.base import Task
+from ted.tasks.classification import Classification
+from ted.tasks.regression import Regression
+
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression)}
+
+
+def get_task(settings: TaskSettings, labels: tuple[str, ...] = ()) -> Task:
+    """Return the task of the settings for the class names of the data (none for regression)."""
+    return TASKS[settings.kind](labels)
+
+
+def labels_of(dataset: DatasetDict) -> tuple[str, ...]:
+    """Return the class names of validated data, in the order of the model's outputs; empty for a regression."""
+    feature = dataset["train"].features["label"]
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
