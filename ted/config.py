@@ -357,6 +357,8 @@ class RunSettings(Section):
 
     output_dir: Annotated[str, Field(min_length=1)] = "runs"
     """Folder for reports, bundles, checkpoints and kept teacher outputs."""
+    price_per_hour: NonNegative | None = None
+    """Price of an hour of the machine, in any currency, for the report's cost per step; None shows times only."""
 
 
 # What each method makes of the layers: none of them, raw teacher states, or filtered ones learned in stage I.
