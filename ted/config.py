@@ -136,8 +136,8 @@ class TrainingSettings(Section):
     """Rows per forward pass."""
     gradient_accumulation_steps: Count = 1
     """Forward passes per optimiser update."""
-    warmup_ratio: Fraction = 0.1
-    """Share of the updates over which the step size grows from zero."""
+    warmup_steps: NonNegative = 0.1
+    """Updates over which the step size grows from zero; below 1, their share of all updates."""
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Course of the step size after the warm-up."""
     weight_decay: NonNegative = 0.0
@@ -243,6 +243,8 @@ class FilterSettings(Section):
     """How a stage-I head reads a sequence of filtered states."""
     backbone_dropout: bool = False
     """Leave the frozen backbone's dropout on during stage I."""
+    head_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout in a stage-I head."""
     init_std: Positive = 0.02
     """Standard deviation of a new filter's weights."""
     training: FilterTraining = FilterTraining()
@@ -270,14 +272,16 @@ class DistillationSettings(Section):
     """Start the student's filters by ridge regression on the teacher's, as stage I left them, or at random."""
     ridge_penalty: Positive = 1e-3
     """Ridge penalty relative to the mean variance of the student's states."""
+    alignment_rows: Count = 10_000
+    """Most training rows that the alignment and the variances of the targets are measured on."""
     filter_learning_rate_multiplier: Positive = 1.0
     """Step size of the student's filters relative to the student's."""
     batch_softmax_kl: bool = False
     """On a one-output task, use the published code's divergence over the rows of a batch."""
-    teacher_cache: Literal["auto", "all", "logits", "off"] = "auto"
-    """Teacher outputs to keep: logits and layer states, logits, nothing; `auto` keeps the states if they fit."""
+    teacher_cache: Literal["auto", "on", "off"] = "auto"
+    """Keep the teacher's outputs after computing them once; `auto` does so where they fit."""
     teacher_cache_mib: Count = 4096
-    """Disk that `auto` may use for the teacher's layer states, in MiB."""
+    """Disk that `auto` may use for the teacher's outputs, in MiB."""
     group_by_length: bool = True
     """Batch texts of similar length together."""
     training: DistillationTraining = DistillationTraining()
@@ -496,6 +500,8 @@ class Settings(Section):
             idle.append(("teacher.training", "teacher.finetune is false"))
         if self.distillation.teacher_cache != "auto":
             idle.append(("distillation.teacher_cache_mib", "distillation.teacher_cache is not auto"))
+        if not self.distillation.mask_padding or self.compatibility == "official":
+            idle.append(("distillation.teacher_cache", "padded positions enter the layer loss, so nothing can be kept"))
         if self.distillation.student_filter_init != "ridge" or self.compatibility == "official":
             idle.append(("distillation.ridge_penalty", "the student's filters do not start by ridge regression"))
         if not self.evaluation.control and self.gates.min_gain_over_control is not None:

