@@ -1,0 +1,382 @@
+"""From a source to splits: files or a hub data set in, a `datasets.DatasetDict` out.
+
+A loaded split has the columns `text`, `text_pair` (pairs only), `label` (not in `unlabelled`), `row` (1-based data row
+of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them;
+target numbers are float64, or text where the source holds something else too. :mod:`ted.data.quality` judges both.
+"""
+
+import difflib
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, Value, concatenate_datasets
+from numpy.typing import NDArray
+
+from ted.config import DataSettings, TaskKind, TaskSettings
+from ted.errors import DataError
+from ted.files import sha256_file
+
+# Suffix of a file and the reader of the datasets library that takes it.
+READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
+SPLIT_NAMES |= {"dev": "validation", "test": "test"}
+SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z0-9]).*", re.IGNORECASE)
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+BATCH_ROWS = 50_000
+
+
+def load_dataset(data: DataSettings, task: TaskSettings, seed: int) -> DatasetDict:
+    """Return the splits of `data.source`, those that are missing cut from its training rows.
+
+    A cut keeps the share of each class, puts equal texts (see :func:`text_keys`) into one split and depends on the seed
+    and the rows alone. Files are read through Arrow files on disk, so memory does not grow with the text.
+
+    Raises:
+        DataError: the source is not there, is no table, lacks a column, is empty or too small to be cut.
+    """
+    columns = {"text": data.text_column, "label": data.label_column}
+    if data.text_pair_column is not None:
+        columns["text_pair"] = data.text_pair_column
+    splits = _read_source(data.source, data, columns, task.kind)
+    if "train" not in splits:
+        raise DataError(f"{data.source}: holds {', '.join(sorted(splits))} but no training rows; name a file train")
+    missing = [name for name in ("test", "validation") if name not in splits]
+    splits |= _cut(splits["train"], missing, data, task, seed)
+    splits = _one_label_type({name: splits[name] for name in ("train", "validation", "test")})
+    if data.unlabelled is not None:
+        del columns["label"]
+        parts = _read_source(data.unlabelled, data, columns, task.kind)
+        splits["unlabelled"] = concatenate_datasets(list(parts.values()))
+    return DatasetDict(splits)
+
+
+def select_rows(dataset: DatasetDict, data: DataSettings, seed: int) -> DatasetDict:
+    """Return validated splits with `data.train_rows` training rows, of which `data.labelled_rows` keep their label.
+
+    The rows are drawn with the seed, each class keeps its share and at least one row, and the order stays. Rows that
+    lose their label are appended to the split `unlabelled`.
+
+    Raises:
+        DataError: the training split has fewer rows than a setting asks for.
+    """
+    splits = dict(dataset)
+    train = splits["train"]
+    if data.train_rows is not None:
+        train = train.select(_drawn(train, data.train_rows, "data.train_rows", (seed, 0)))
+    if data.labelled_rows is not None:
+        labelled = _drawn(train, data.labelled_rows, "data.labelled_rows", (seed, 1))
+        rest = np.setdiff1d(np.arange(len(train)), labelled)
+        if len(rest):
+            unlabelled = train.select(rest).remove_columns("label")
+            before = [splits["unlabelled"]] if "unlabelled" in splits else []
+            splits["unlabelled"] = concatenate_datasets([*before, unlabelled])
+        train = train.select(labelled)
+    return DatasetDict({**splits, "train": train})
+
+
+def dataset_fingerprint(dataset: DatasetDict) -> str:
+    """Return the hexadecimal SHA-256 of the texts and labels of all splits, in order.
+
+    Names and paths of files and row numbers do not count; types, class names, split names and the order of rows do.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(dataset):
+        split = dataset[name]
+        columns = sorted(set(split.column_names) - {"row", "source"})
+        header = [name, len(split), [(column, repr(split.features[column])) for column in columns]]
+        digest.update(json.dumps(header).encode())
+        for batch in split.select_columns(columns).with_format(None).iter(batch_size=BATCH_ROWS):
+            digest.update(json.dumps([batch[column] for column in columns]).encode())
+    return digest.hexdigest()
+
+
+def text_keys(frame: pd.DataFrame) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of the normalised text (and second text) of each row; equal texts have equal keys.
+
+    Texts are equal when they differ in white space, case or Unicode compatibility form (NFKC) only. Among a million
+    different texts two share a key with a probability of 3e-8.
+    """
+    text = _normalised(frame["text"])
+    if "text_pair" in frame:
+        text = text + "\x1f" + _normalised(frame["text_pair"])
+    return np.asarray(pd.util.hash_array(text.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
+
+
+def _normalised(text: "pd.Series[str]") -> "pd.Series[str]":
+    text = text.astype(object).fillna("").astype(str)
+    return text.str.normalize("NFKC").str.casefold().str.split().str.join(" ")
+
+
+def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], kind: TaskKind) -> dict[str, Dataset]:
+    """Return the splits of a path or hub id under our column names; without named splits, all rows are `train`."""
+    path = Path(source)
+    if not path.exists():
+        if Path(source).suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
+            raise DataError(f"{source}: no such file or folder; give a path that exists, or a hub data set id")
+        return _read_hub(source, data, columns, kind)
+    if data.revision is not None and source == data.source:
+        raise DataError(f"data.revision cannot act: {source} is a local path; remove it")
+    files = _files_of(path)
+    splits: dict[str, list[Dataset]] = {}
+    for file, split in files.items():
+        splits.setdefault(split, []).append(_read_file(file, columns, kind))
+    return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
+
+
+def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], kind: TaskKind) -> dict[str, Dataset]:
+    revision = data.revision if source == data.source else None
+    try:
+        loaded = datasets.load_dataset(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name, or "
+            "download the data set where there is a network and give its folder of Parquet, CSV or JSONL files"
+        ) from error
+    named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
+    if "label" not in columns:
+        named = dict.fromkeys(loaded, "train")
+    splits: dict[str, list[Dataset]] = {}
+    for name, split in named.items():
+        if split is not None:
+            splits.setdefault(split, []).append(_tidy(loaded[name], columns, kind, name))
+    if not splits:
+        raise DataError(f"{source}: has the splits {', '.join(loaded)} but none named train, validation or test")
+    return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
+
+
+def _files_of(path: Path) -> dict[Path, str]:
+    """Return the table files at a path and the split of each."""
+    if path.is_file():
+        if path.suffix.lower() not in READERS:
+            raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed: {', '.join(READERS)}")
+        return {path: "train"}
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and not file.name.startswith("."))
+    if not files:
+        raise DataError(f"{path}: no table files in this folder; allowed: {', '.join(READERS)}")
+    matches = {file: SPLIT_FILE.fullmatch(file.name) for file in files}
+    if not any(matches.values()):
+        return dict.fromkeys(files, "train")
+    unnamed = [file.name for file, match in matches.items() if match is None]
+    if unnamed:
+        raise DataError(
+            f"{path}: some files name a split but {', '.join(unnamed)} do not; let every name start with train, "
+            "validation or test, or none"
+        )
+    return {file: SPLIT_NAMES[match[1].lower()] for file, match in matches.items() if match is not None}
+
+
+def _read_file(path: Path, columns: Mapping[str, str], kind: TaskKind) -> Dataset:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; give a table with a header and rows")
+    reader = READERS[path.suffix.lower()]
+    if reader != "parquet":
+        _require_utf8(path)
+    options = OPTIONS[reader](path, columns)
+    # The reader knows a file by its path and time stamp; a cache named by the content cannot serve old rows.
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "ted" / sha256_file(path)
+    files = glob.escape(str(path))
+    try:
+        table = datasets.load_dataset(reader, data_files=files, split="train", cache_dir=str(cache), **options)
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise DataError(f"{path}: not read as a table: {_why_unreadable(path, reader, error)}") from error
+    return _tidy(table, columns, kind, path.name)
+
+
+def _csv_options(path: Path, columns: Mapping[str, str]) -> dict[str, object]:
+    """Read every field as text, only an empty one as missing: a class may be called "NA", and 007 is not 7."""
+    try:
+        head = pd.read_csv(path, nrows=1, dtype=str)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not read as a table: {error}") from error
+    _require_columns(list(head.columns), columns, str(path))
+    if head.empty:
+        raise DataError(f"{path}: has a header but no rows; give a table with rows")
+    if not isinstance(head.index, pd.RangeIndex):
+        raise DataError(f"{path}: row 1 has more fields than the header; quote texts that hold a comma")
+    features = Features({str(name): Value("string") for name in head.columns})
+    return {"features": features, "keep_default_na": False, "na_values": [""]}
+
+
+def _parquet_options(path: Path, columns: Mapping[str, str]) -> dict[str, object]:
+    try:
+        metadata = pq.read_metadata(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not read as a table: {error}") from error
+    _require_columns(metadata.schema.to_arrow_schema().names, columns, str(path))
+    if metadata.num_rows == 0:
+        raise DataError(f"{path}: has columns but no rows; give a table with rows")
+    return {"columns": list(columns.values())}
+
+
+def _json_options(path: Path, columns: Mapping[str, str]) -> dict[str, object]:  # noqa: ARG001 - one signature for all
+    return {}
+
+
+OPTIONS = {"csv": _csv_options, "json": _json_options, "parquet": _parquet_options}
+
+
+def _require_utf8(path: Path) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}: line {number} is not UTF-8 (byte 0x{line[error.start]:02x}); if this is a table in "
+                    "another encoding, convert it, for example with iconv -f latin1 -t utf-8"
+                ) from error
+
+
+def _why_unreadable(path: Path, reader: str, error: Exception) -> str:
+    """Return what is wrong with a file, with the first line at fault where JSON tells."""
+    if reader == "json":
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    is_object = not line.strip() or isinstance(json.loads(line), dict)
+                except ValueError:
+                    is_object = False
+                if not is_object:
+                    return f"line {number} is not a JSON object: {line.strip()[:80]!r}; give one object per line"
+    return str(error.__cause__ or error)
+
+
+def _require_columns(present: list[str], columns: Mapping[str, str], source: str) -> None:
+    for name, column in columns.items():
+        if column not in present:
+            near = difflib.get_close_matches(column, present, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise DataError(
+                f"{source}: no column {column!r} among {', '.join(map(repr, present))}; {hint}set data.{name}_column"
+            )
+
+
+def _tidy(table: Dataset, columns: Mapping[str, str], kind: TaskKind, source: str) -> Dataset:
+    """Return the wanted columns under our names, with row numbers; nothing but the label column is copied to memory."""
+    _require_columns(table.column_names, columns, source)
+    if len(table) == 0:
+        raise DataError(f"{source}: has columns but no rows; give a table with rows")
+    renamed = {theirs: ours for ours, theirs in columns.items()}
+    table = table.select_columns(list(renamed)).rename_columns(renamed)
+    for name in ("text", "text_pair"):
+        if name in columns:
+            table = _as_text(table, name, f"{source}: column {columns[name]!r}")
+    if "label" in columns:
+        label = _as_label(table, kind, f"{source}: column {columns['label']!r}")
+        table = table.remove_columns("label").add_column("label", label)
+    table = table.add_column("row", pa.array(np.arange(1, len(table) + 1)))
+    return table.add_column("source", pa.repeat(pa.scalar(source), len(table)))
+
+
+def _as_text(table: Dataset, name: str, place: str) -> Dataset:
+    feature = table.features[name]
+    if isinstance(feature, Json):
+        values = enumerate(table[name], start=1)
+        row, value = next((row, value) for row, value in values if not isinstance(value, str | None))
+        raise DataError(f"{place} mixes types: row {row} holds {value!r}; give text in every row")
+    type_ = feature.pa_type if isinstance(feature, Value) else None
+    if type_ is None or not (pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_)):
+        raise DataError(f"{place} holds {_type_name(feature)}, not text; give another column or store it as text")
+    return table if pa.types.is_string(type_) else table.cast_column(name, Value("string"))
+
+
+def _as_label(table: Dataset, kind: TaskKind, place: str) -> pa.ChunkedArray:
+    """Return class labels as text, or target numbers as float64 (as text where the column holds other things too)."""
+    feature = table.features["label"]
+    column = table.data.column("label")
+    if isinstance(feature, Json):
+        values = [value if isinstance(value, str | None) else json.dumps(value) for value in table["label"]]
+        return pa.chunked_array([pa.array(values, pa.string())])
+    if isinstance(feature, ClassLabel) and kind == "classification":
+        known = pc.if_else(pc.greater_equal(column, 0), column, pa.scalar(None, column.type))
+        return pc.take(pa.chunked_array([pa.array(feature.names)]), known)
+    type_ = column.type
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+        return column.cast(pa.string())
+    if not (pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_boolean(type_)):
+        raise DataError(f"{place} holds {_type_name(feature)}, not a class or a number; give another column")
+    if kind == "regression":
+        return column.cast(pa.float64())
+    return _class_numbers(column, place).cast(pa.string())
+
+
+def _class_numbers(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
+    """Return whole numbers: a table that holds a missing label often stores 0 and 1 as 0.0 and 1.0."""
+    if not pa.types.is_floating(column.type):
+        return column
+    column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    fractions = pc.index(pc.equal(pc.floor(column), column), pa.scalar(False)).as_py()
+    if fractions >= 0:
+        raise DataError(
+            f"{place} holds numbers with a fraction (row {fractions + 1}: {column[fractions].as_py()}), not classes; "
+            "set task.kind to regression or give another column"
+        )
+    return column.cast(pa.int64())
+
+
+def _type_name(feature: object) -> str:
+    return str(getattr(feature, "dtype", None) or feature)
+
+
+def _one_type(parts: list[Dataset]) -> list[Dataset]:
+    """Return data sets that can be joined: targets are text where any of them holds text."""
+    types = {str(part.features["label"].dtype) for part in parts if "label" in part.column_names}
+    return [part.cast_column("label", Value("string")) for part in parts] if len(types) > 1 else parts
+
+
+def _one_label_type(splits: dict[str, Dataset]) -> dict[str, Dataset]:
+    return dict(zip(splits, _one_type(list(splits.values())), strict=True))
+
+
+def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: TaskSettings, seed: int) -> dict[str, Dataset]:
+    """Return the split `train` without the `missing` splits, and those."""
+    if not missing:
+        return {}
+    batches = rows.with_format("pandas").iter(batch_size=BATCH_ROWS)
+    _, first, text_of_row = np.unique(
+        np.concatenate([text_keys(batch) for batch in batches]), return_index=True, return_inverse=True
+    )
+    strata = np.zeros(len(first), dtype=np.int64)
+    if task.kind == "classification":
+        strata = pd.factorize(rows.data.column("label").to_pandas())[0][first]
+    generator = np.random.default_rng(seed)
+    left = np.arange(len(first))
+    splits: dict[str, Dataset] = {}
+    for name in missing:
+        fraction = data.test_fraction if name == "test" else data.validation_fraction
+        count = round(fraction * len(first))
+        if not 0 < count < len(left):
+            raise DataError(
+                f"{data.source}: {len(first)} different texts are too few to cut off a {name} split of "
+                f"{fraction:.0%}; give more rows, set data.{name}_fraction or add a {name} file"
+            )
+        chosen = left[_draw(strata[left], count, generator)]
+        left = np.setdiff1d(left, chosen)
+        splits[name] = rows.select(np.flatnonzero(np.isin(text_of_row, chosen)))
+    return {**splits, "train": rows.select(np.flatnonzero(np.isin(text_of_row, left)))}
+
+
+def _drawn(train: Dataset, count: int, setting: str, seed: tuple[int, int]) -> NDArray[np.int64]:
+    if count > len(train):
+        raise DataError(f"{setting} is {count} but there are {len(train)} training rows; lower or remove it")
+    labels = np.asarray(train.with_format("numpy")["label"][:])
+    strata = labels if isinstance(train.features["label"], ClassLabel) else np.zeros(len(train))
+    return _draw(strata, count, np.random.default_rng(seed))
+
+
+def _draw(strata: NDArray[np.generic], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return `count` rising positions: of each stratum its share to within one, and at least one if they go round."""
+    order = pd.Series(generator.permutation(len(strata)))
+    groups = order.groupby(strata)
+    share = (groups.rank() - 1) / groups.transform("size")
+    return np.sort(np.lexsort((order, share))[:count])
