@@ -1,0 +1,263 @@
+"""Writing the bundle: everything that serving needs, each file with its digest, and the proof that it is equal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, load_from_disk
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ted.config import Settings
+from ted.data.preparation import collator, tokenize
+from ted.errors import ModelError, ParityError
+from ted.export.onnx import Graph, export_onnx, input_names
+from ted.export.parity import check_parity, padded_batch, parity_batches
+from ted.export.quantization import Validation, judge_int8, quantize, refused_int8
+from ted.files import atomic_file, atomic_folder, read_json, sha256_file, write_json
+from ted.models.loading import load_trained
+from ted.report.model_card import render
+from ted.serving.bundle import FORMAT, MANIFEST, TOKENIZER, Bundle, open_bundle
+from ted.serving.predictor import Predictor, Text
+from ted.tasks import Task, get_task, labels_of
+
+MODEL: Final = "model.onnx"
+INT8_MODEL: Final = "model.int8.onnx"
+CARD: Final = "README.md"
+RUN_RECORD: Final = "run_record.json"
+TRITON_CONFIG: Final = "config.pbtxt"
+# Texts whose answers are compared from end to end, through the stored tokenizer.
+SERVED_TEXTS: Final = 64
+EXAMPLE_SHAPE: Final = (3, 8)
+TRITON_MAX_BATCH: Final = 64
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is exported, and the validation split that it is measured on."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    validation: Dataset
+
+    @property
+    def texts(self) -> list[Text]:
+        """Texts or pairs of the validation split."""
+        first: list[str] = list(self.validation["text"])
+        return list(zip(first, self.validation["text_pair"], strict=True)) if self.pair else list(first)
+
+    @property
+    def pair(self) -> bool:
+        """Whether the task reads two texts."""
+        return "text_pair" in self.validation.column_names
+
+
+def export_bundle(
+    settings: Settings, model: Path, data: Path, evaluation: Mapping[str, Any], version: int, out: Path
+) -> Manifest:
+    """Write `<name>/<version>` below a folder and return the content of its bundle.json.
+
+    The version appears complete or not at all; other versions of the name stay.
+
+    Args:
+        settings: what the run acts on; sections task, data, quality, evaluation and export are used.
+        model: folder of the trained student; its run_record.json goes into the bundle.
+        data: folder of the validated data.
+        evaluation: content of evaluation.json; the student's figures go into the bundle.
+        version: number of the version, from 1.
+        out: folder that will hold the name folder.
+
+    Raises:
+        ModelError: the model cannot be exported, or its classes are not those of the data.
+        ParityError: the exported model, or its answers to raw text, differ from the trained one.
+    """
+    assert version >= 1
+    trained = _load(settings, model, data)
+    name_folder = out / settings.export.name
+    with atomic_folder(name_folder / str(version)) as folder:
+        manifest = _prove(settings, trained, folder, version)
+        manifest["metrics"] = _metrics(evaluation)
+        record = model / RUN_RECORD
+        manifest["run_record"] = read_json(record) if record.is_file() else {}
+        _finish(folder, manifest)
+        with atomic_file(name_folder / TRITON_CONFIG) as config:
+            config.write_text(triton_config(manifest, trained.task.num_outputs), encoding="utf-8")
+    return manifest
+
+
+def triton_config(manifest: Mapping[str, Any], num_outputs: int) -> str:
+    """Return the config.pbtxt with which Triton's onnxruntime backend serves every version of the name.
+
+    Args:
+        manifest: content of a bundle.json.
+        num_outputs: values per row of each output.
+    """
+    inputs = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in manifest["inputs"])
+    outputs = ",\n".join(
+        f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {num_outputs} ] }}' for name in manifest["outputs"]
+    )
+    return f"""\
+# Tokens in, raw outputs out; the batch axis comes before the dims. Set default_model_filename to "{INT8_MODEL}"
+# only if every version that is served has that file.
+name: "{manifest["name"]}"
+backend: "onnxruntime"
+default_model_filename: "{MODEL}"
+max_batch_size: {TRITON_MAX_BATCH}
+input [
+{inputs}
+]
+output [
+{outputs}
+]
+dynamic_batching {{ }}
+"""
+
+
+def _load(settings: Settings, model: Path, data: Path) -> Trained:
+    dataset = load_from_disk(data)
+    assert isinstance(dataset, DatasetDict)
+    task = get_task(settings.task, labels_of(dataset))
+    loaded = load_trained(model)
+    config: Any = loaded.model.config
+    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    if task.label_names and names != task.label_names:
+        raise ModelError(
+            f"{model} answers {list(names)}, the data has {list(task.label_names)}; export the model of this run"
+        )
+    return Trained(loaded.model, loaded.tokenizer, task, dataset["validation"])
+
+
+def _prove(settings: Settings, trained: Trained, folder: Path, version: int) -> Manifest:
+    """Write models and tokenizer, hold them against the trained model, and return the manifest as far as it goes."""
+    example = padded_batch(trained.tokenizer, trained.texts, *EXAMPLE_SHAPE)
+    example = {name: example[name] for name in input_names(trained.tokenizer)}
+    graph = export_onnx(trained.model, example, trained.task.output_names, settings.export.opset, folder / MODEL)
+    batches = parity_batches(trained.tokenizer, trained.texts, settings.data.max_length)
+    shapes = check_parity(trained.model, folder / MODEL, batches, settings.export)
+    serving_tokenizer(trained.tokenizer, settings.data.max_length).save(str(folder / TOKENIZER))
+    manifest = _describe(settings, trained, graph, version)
+    served = _check_served(trained, Predictor(Bundle(folder, manifest)), settings)
+    manifest["parity"] = {
+        "atol": settings.export.atol,
+        "rtol": settings.export.rtol,
+        "max_abs_difference": max(row["max_abs_difference"] for row in shapes),
+        "shapes": shapes,
+        "raw_text": served,
+    }
+    manifest["int8"] = _try_int8(settings, trained, Bundle(folder, manifest))
+    manifest["model"] = INT8_MODEL if manifest["int8"]["accepted"] else MODEL
+    manifest["self_test"] = _self_test(trained.texts[0], Predictor(Bundle(folder, manifest)))
+    return manifest
+
+
+def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenizer:
+    """Return the tokenizer as its file in a bundle holds it: cutting to `max_length` and padding on the right.
+
+    Raises:
+        ModelError: it is not made of one tokenizer.json.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ModelError(
+            f"{type(tokenizer).__name__} cannot be written as {TOKENIZER}; use a model with a fast tokenizer"
+        )
+    served = Tokenizer.from_str(backend.to_str())
+    served.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    served.enable_padding(
+        direction="right",
+        pad_id=tokenizer.pad_token_id,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_token=tokenizer.pad_token,
+    )
+    return served
+
+
+def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) -> Manifest:
+    return {
+        "format": FORMAT,
+        "name": settings.export.name,
+        "version": version,
+        "task": {"kind": trained.task.kind, "labels": list(trained.task.label_names) or None},
+        "max_length": settings.data.max_length,
+        "max_characters": settings.quality.max_characters,
+        "pair": trained.pair,
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "opset": graph.opset,
+        "parameters": {"model": graph.model_parameters, "graph": graph.graph_parameters},
+        "model": MODEL,
+    }
+
+
+def _check_served(trained: Trained, predictor: Predictor, settings: Settings) -> dict[str, Any]:
+    """Compare answers to raw text, through the stored tokenizer, with the trained model behind its own tokenizer."""
+    rows = trained.validation.select(range(min(SERVED_TEXTS, len(trained.validation))))
+    expected = _model_outputs(trained, rows, settings)
+    actual = predictor.outputs(trained.texts[: len(rows)])
+    names = trained.task.output_names
+    difference = max(float(np.abs(actual[name] - expected[name]).max()) for name in names)
+    if not all(np.allclose(actual[name], expected[name], settings.export.rtol, settings.export.atol) for name in names):
+        raise ParityError(
+            f"answers to {len(rows)} validation texts differ from the trained model's by up to {difference:.3g},"
+            " although the graphs are equal: the tokenizer file does not do what the model's tokenizer does"
+        )
+    return {"texts": len(rows), "max_abs_difference": difference}
+
+
+def _model_outputs(trained: Trained, rows: Dataset, settings: Settings) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    tokens = tokenize(rows, trained.tokenizer, settings.data.max_length).remove_columns("label")
+    batch = collator(trained.tokenizer)(list(tokens))
+    inputs = {name: batch[name] for name in input_names(trained.tokenizer)}
+    with torch.inference_mode():
+        outputs = trained.model(**inputs)
+    return {name: outputs[name].numpy() for name in trained.task.output_names}
+
+
+def _try_int8(settings: Settings, trained: Trained, bundle: Bundle) -> dict[str, Any]:
+    """Return the verdict on an 8-bit copy; its file stays only if it is accepted."""
+    if not settings.export.int8:
+        return refused_int8("export.int8 is false")
+    candidate = Bundle(bundle.folder, {**bundle.manifest, "model": INT8_MODEL})
+    quantize(bundle.model_path, candidate.model_path)
+    labels_N = np.asarray(trained.validation["label"])
+    validation = Validation(
+        trained.texts, lambda outputs: trained.task.primary(outputs["logits"], labels_N), trained.task.higher_is_better
+    )
+    verdict = judge_int8(Predictor(bundle), Predictor(candidate), validation, settings.export, settings.evaluation)
+    if not verdict["accepted"]:
+        candidate.model_path.unlink()
+    return verdict
+
+
+def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "primary_metric": evaluation["primary_metric"],
+        "higher_is_better": evaluation["higher_is_better"],
+        "rows": evaluation["rows"],
+        **evaluation["models"]["student"],
+    }
+
+
+def _finish(folder: Path, manifest: Manifest) -> None:
+    """Add the model card and the digests, write the manifest and read the bundle as serving does."""
+    manifest["files"] = _digests(folder)
+    (folder / CARD).write_text(render(manifest), encoding="utf-8")
+    manifest["files"] = _digests(folder)
+    write_json(folder / MANIFEST, manifest)
+    open_bundle(folder)
+
+
+def _self_test(text: Text, predictor: Predictor) -> dict[str, Any]:
+    """Return a text with the answer that serving must give to it alone."""
+    answer = predictor.predict([text])[0]
+    return {"text": text, "answer": {name: value for name, value in answer.items() if name != "text"}}
+
+
+def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())}

@@ -1,0 +1,217 @@
+"""Export of a Hugging Face model to one ONNX file, and the proof that the file holds that model's weights only."""
+
+import hashlib
+import logging
+import reprlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ted.errors import ModelError
+from ted.serving.predictor import ENCODING_FIELDS
+
+logger = logging.getLogger(__name__)
+
+DYNAMIC_AXES: Final = {0: "batch_size", 1: "sequence_length"}
+# Protobuf holds at most 2 GiB in one message.
+MAX_FILE_BYTES: Final = 2**31 - 2**20
+# Loggers that comment on the exporter's own doings at every export.
+CHATTY_LOGGERS: Final = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What an exported file holds, as read back from it."""
+
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    model_parameters: int
+    """Parameters of the trained model."""
+    graph_parameters: int
+    """Parameters of the trained model that stand in the file; those that no output depends on do not."""
+
+
+class _Positional(nn.Module):
+    """The model with its inputs by position and chosen outputs as a tuple, as an ONNX graph has them."""
+
+    def __init__(self, model: PreTrainedModel, input_names: Sequence[str], output_names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.input_names = tuple(input_names)
+        self.output_names = tuple(output_names)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)))
+        return tuple(outputs[name] for name in self.output_names)
+
+
+def input_names(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the model inputs that the tokenizer makes, in the order of its own list.
+
+    Raises:
+        ModelError: it makes an input that serving cannot make from the tokenizer file.
+    """
+    made = tuple(name for name in tokenizer.model_input_names if name in tokenizer("a"))
+    if unknown := [name for name in made if name not in ENCODING_FIELDS]:
+        raise ModelError(
+            f"the tokenizer makes the inputs {', '.join(unknown)}, which serving cannot make;"
+            f" use a model whose tokenizer makes no others than {', '.join(ENCODING_FIELDS)}"
+        )
+    return made
+
+
+def export_onnx(
+    model: PreTrainedModel, example: Mapping[str, Tensor], output_names: Sequence[str], opset: int, path: Path
+) -> Graph:
+    """Write the model as one ONNX file with dynamic batch and sequence axes, and return what the file holds.
+
+    The model is put into evaluation mode. Parity with the model is not checked here (see `ted.export.parity`).
+
+    Args:
+        model: a float32 transformers model without anything attached to it.
+        example: inputs by name, each of shape (batch, length); their values do not matter.
+        output_names: fields of the model's output that become outputs of the graph.
+        opset: ONNX operator set; the file is refused if it comes out with another.
+        path: file to write.
+
+    Raises:
+        ModelError: the model holds more than its architecture (filters, heads of stage I), is not float32 or too
+            large, cannot be traced, or the file has another opset, a frozen axis or a foreign weight.
+    """
+    _check_exportable(model)
+    wrapper = _Positional(model, tuple(example), output_names).eval()
+    with _quiet():
+        program = _trace(wrapper, tuple(example.values()), opset)
+        # The remarks name files of this machine, and shared layers would be stored once per use.
+        ClearMetadataAndDocStringPass()(program.model)
+        DeduplicateHashedInitializersPass(size_limit=MAX_FILE_BYTES)(program.model)
+        program.save(path, external_data=False)
+    onnx.checker.check_model(path, full_check=True)
+    return _read_back(path, model, tuple(example), output_names, opset)
+
+
+def _check_exportable(model: PreTrainedModel) -> None:
+    """Refuse a model that is not exactly the architecture its configuration names, in float32."""
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"{type(model).__name__} is not a transformers model; export the trained student by itself")
+    with torch.device("meta"):
+        plain = {name for name, _ in type(model)(model.config).named_parameters()}
+    if attached := sorted({name for name, _ in model.named_parameters()} - plain):
+        raise ModelError(
+            f"{type(model).__name__} holds parameters that its architecture does not have: {reprlib.repr(attached)};"
+            " filters and heads of stage I stay beside the student and are never exported"
+        )
+    own = sorted({type(module).__name__ for module in model.modules() if type(module).__module__.startswith("ted.")})
+    if own:
+        raise ModelError(
+            f"{type(model).__name__} holds modules of the training: {reprlib.repr(own)}; export the plain student"
+        )
+    if wrong := sorted({str(value.dtype) for value in model.parameters() if value.dtype != torch.float32}):
+        raise ModelError(f"the model has parameters of type {', '.join(wrong)}; load it with dtype=torch.float32")
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    if size > MAX_FILE_BYTES:
+        raise ModelError(
+            f"the model has {size} bytes; one ONNX file holds at most {MAX_FILE_BYTES}; use a smaller student"
+        )
+
+
+def _trace(wrapper: _Positional, example: tuple[Tensor, ...], opset: int) -> torch.onnx.ONNXProgram:
+    try:
+        program = torch.onnx.export(
+            wrapper,
+            example,
+            dynamo=True,
+            verbose=False,
+            input_names=wrapper.input_names,
+            output_names=wrapper.output_names,
+            opset_version=opset,
+            dynamic_shapes={"inputs": tuple(DYNAMIC_AXES for _ in example)},
+            external_data=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        name = type(wrapper.model).__name__
+        raise ModelError(
+            f"{name} cannot be exported by torch.onnx: {error}; choose another student architecture"
+        ) from error
+    assert program is not None
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own doings for the debug log; errors pass."""
+    levels = {name: logging.getLogger(name).level for name in CHATTY_LOGGERS}
+    try:
+        for name in CHATTY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    for warning in caught:
+        logger.debug("%s: %s", warning.category.__name__, warning.message)
+
+
+def _read_back(
+    path: Path, model: PreTrainedModel, inputs: Sequence[str], output_names: Sequence[str], opset: int
+) -> Graph:
+    """Compare the file with what was asked for; the exporter can leave another opset or frozen axes without a word."""
+    written = onnx.load(path)
+    actual_opset = next(entry.version for entry in written.opset_import if entry.domain == "")
+    if actual_opset != opset:
+        raise ModelError(f"the exporter wrote opset {actual_opset}, not {opset}; set export.opset: {actual_opset}")
+    axes = list(DYNAMIC_AXES.values())
+    for value in written.graph.input:
+        if (found := _axes(value)) != axes:
+            raise ModelError(f"input {value.name} has the axes {found}, not {axes}: the model is bound to one shape")
+    names = tuple(value.name for value in written.graph.input)
+    outputs = tuple(value.name for value in written.graph.output)
+    if names != tuple(inputs) or outputs != tuple(output_names):
+        raise ModelError(
+            f"the graph has inputs {names} and outputs {outputs}, not {tuple(inputs)} and {tuple(output_names)}:"
+            " the model does not use every input that the tokenizer makes"
+        )
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Graph(actual_opset, names, outputs, total, _count_parameters(written, model))
+
+
+def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def _count_parameters(written: onnx.ModelProto, model: PreTrainedModel) -> int:
+    """Return how many parameters of the model the graph holds, by content.
+
+    Constant folding renames and transposes weights and merges equal ones, so names and counts prove nothing; every
+    floating-point array of the graph must instead be a parameter or buffer of the model, as it is or transposed.
+
+    Raises:
+        ModelError: the graph holds an array that is not the model's.
+    """
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in written.graph.initializer}
+    weights = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and array.size > 1}
+    owned = {name: tensor.detach().numpy() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    known = {_digest(form) for array in owned.values() for form in (array, array.T)}
+    if foreign := [name for name, array in weights.items() if _digest(array) not in known]:
+        raise ModelError(f"the exported graph holds arrays that are no weights of the model: {reprlib.repr(foreign)}")
+    held = {_digest(form) for array in weights.values() for form in (array, array.T)}
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if _digest(owned[name]) in held)
+
+
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()

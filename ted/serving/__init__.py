@@ -1,0 +1,1 @@
+"""Answers to raw text from a bundle, with onnxruntime and tokenizers only."""
