@@ -16,7 +16,7 @@ from ted.errors import ModelError
 from ted.filters import FilterKind, RidgeStatistics, TaskAwareFilters
 from ted.matching import layer_pairs, teacher_config
 from ted.methods import METHODS, build_terms
-from ted.models.frozen import FrozenModel, OutputSource, keep_outputs, run_model, store_bytes, store_key
+from ted.models.frozen import FrozenModel, OutputSource, keep_outputs, move, run_model, store_bytes, store_key
 from ted.objectives import DistillationObjective, FilteredTeacher
 from ted.tasks import Task
 
@@ -133,9 +133,10 @@ class Sides:
         filters, options = self.student_filters, settings.distillation
         assert filters is not None
         statistics = RidgeStatistics(len(filters.layers), filters.input_dim, filters.output_dim)
-        self.student.eval()
+        self.student.train(False)
         for batch in to_device(batches):
-            states = run_model(self.student.to(batch["input_ids"].device), batch, filters.layers).states
+            move(self.student, batch["input_ids"].device)
+            states = run_model(self.student, batch, filters.layers).states
             statistics.add(states, teacher(batch).states, batch["attention_mask"])
         if options.student_filter_init == "ridge":
             statistics.align(filters.cpu(), options.ridge_penalty)

@@ -68,8 +68,13 @@ class Matched:
 class Term(Protocol):
     """A weighted summand of the stage-II loss."""
 
-    name: str
-    weight: float
+    @property
+    def name(self) -> str:
+        """Its name in logs."""
+
+    @property
+    def weight(self) -> float:
+        """What it is multiplied by."""
 
     def __call__(self, matched: Matched, counts: Counts) -> Tensor:
         """Return the unweighted value: a scalar, or one per pair."""

@@ -1,8 +1,6 @@
 """The modules that a trainer optimises: each maps a batch to the loss and to the values worth logging."""
 
 from collections.abc import Sequence
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -10,7 +8,7 @@ from transformers import PreTrainedModel
 from ted.data.preparation import Batch
 from ted.filters import TaskAwareFilters
 from ted.methods import Counts, LayerMSE, Matched, Term
-from ted.models.frozen import OutputSource, run_model
+from ted.models.frozen import ModelOutputs, OutputSource, run_model
 from ted.tasks import Task
 
 Losses = dict[str, Tensor]
@@ -142,9 +140,9 @@ class FilteredTeacher:
 
     def __init__(self, source: OutputSource, filters: TaskAwareFilters | None) -> None:
         self.source = source
-        self.filters = None if filters is None else cast(TaskAwareFilters, filters.requires_grad_(False).eval())
+        self.filters = None if filters is None else filters.requires_grad_(False).eval()
 
-    def __call__(self, batch: Batch) -> "ModelOutputs":
+    def __call__(self, batch: Batch) -> ModelOutputs:
         """Return the logits (B, C) and the filtered states (B, L, F) per pair."""
         outputs = self.source(batch)
         if self.filters is None:

@@ -1,12 +1,10 @@
-"""The one training loop: `transformers.Trainer` over an objective, guarded, resumable and with named terms in its log."""
+"""The one training loop: `transformers.Trainer` over an objective, guarded, resumable, with named terms in its log."""
 
 import json
-import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from typing_extensions import override
 
 from ted.config import TrainingSettings
 from ted.data.preparation import Batch, Collator
@@ -55,8 +53,8 @@ class EpochLengthSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
-        order: Iterator[int] = super().__iter__()
-        return order
+        lengths, size = self.lengths, self.batch_size
+        return iter(get_length_grouped_indices(lengths, size, generator=self.generator))  # type: ignore[no-untyped-call]
 
 
 class GradientGuard(TrainerCallback):
@@ -65,6 +63,7 @@ class GradientGuard(TrainerCallback):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @override
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -76,21 +75,24 @@ class GradientGuard(TrainerCallback):
 
 
 class NamedProgress(ProgressCallback):
-    """Progress bar with the stage's name, the loss and the remaining time; log entries go to the record, not the screen."""
+    """Progress bar with the stage's name, loss and remaining time; log entries go to the record, not the screen."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        self.training_bar: Any = None
         self.name = name
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
-        super().on_train_begin(args, state, control, **kwargs)
+        super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
         if self.training_bar is not None:
             self.training_bar.set_description(self.name)
             self.training_bar.mininterval = 2.0
 
+    @override
     def on_log(
         self,
         args: TrainingArguments,
@@ -112,8 +114,9 @@ class ObjectiveTrainer(Trainer):
     """
 
     def __init__(self, run: TrainingRun, objective: Objective, rows: Dataset, collate: Collator) -> None:
-        self.run = run
-        self.objective = objective
+        self.run: TrainingRun = run
+        self.objective: Objective = objective
+        self.rows: Dataset = rows
         self._sums: dict[str, Tensor] = {}
         self._num_logged = 0
         super().__init__(
@@ -127,14 +130,16 @@ class ObjectiveTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(NamedProgress(run.name))
 
-    def get_batch_samples(
+    @override
+    def get_batch_samples(  # type: ignore[override]
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Counts]:
         """Return the micro-batches of one update and what they hold together."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return batches, self.objective.count(batches)
 
-    def compute_loss(
+    @override
+    def compute_loss(  # type: ignore[override]
         self,
         model: nn.Module,
         inputs: Batch,
@@ -156,6 +161,7 @@ class ObjectiveTrainer(Trainer):
             self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + value.detach()
         return loss
 
+    @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every term since the last entry."""
         steps = self.state.global_step - self._num_logged
@@ -165,10 +171,11 @@ class ObjectiveTrainer(Trainer):
             self._num_logged = self.state.global_step
         super().log(logs, start_time)
 
+    @override
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW with a parameter group per learning-rate multiplier."""
         if self.optimizer is None:
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(self._parameter_groups(), **options)
         return self.optimizer
 
@@ -186,25 +193,29 @@ class ObjectiveTrainer(Trainer):
             for (scale, decay), parameters in groups.items()
         ]
 
+    @override
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler[int]:
-        lengths = list(self.train_dataset["length"])
+        lengths = list(self.rows["length"])
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         if not self.run.group_by_length:
             # Rows of equal length form one group: a plain shuffle.
             lengths = [1] * len(lengths)
         return EpochLengthSampler(size, lengths, self.run.seed)
 
+    @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the weights as safetensors, without the pickled arguments that the base class adds."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.objective, str(folder / "model.safetensors"))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 - the base class's type
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
 
+    @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_model(self.objective, str(Path(resume_from_checkpoint) / "model.safetensors"))
 

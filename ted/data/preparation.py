@@ -18,7 +18,7 @@ Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 
 def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Return the rows as token ids, cut to `max_length`, with `length` (tokens), `index` (row) and, if given, `label`."""
+    """Return token ids cut to `max_length`, with `length` (tokens), `index` (row) and, if given, `label`."""
     pairs = "text_pair" in dataset.column_names
 
     def encode(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
@@ -45,7 +45,7 @@ def training_rows(dataset: DatasetDict, task: Task) -> Dataset:
 
 
 def _plain_label(dataset: Dataset) -> Dataset:
-    """Return the rows with class indices as plain integers, so that a label outside the classes can stand beside them."""
+    """Return the rows with class indices as plain integers, which a label outside the classes can stand beside."""
     if not isinstance(dataset.features["label"], ClassLabel):
         return dataset
     return dataset.cast_column("label", Value("int64"))
@@ -69,7 +69,7 @@ def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
 
 
 def forward_batches(rows: Dataset, collate: Collator) -> list[Batch]:
-    """Return all rows in batches of similar length, for passes without gradients; the order depends on the rows alone."""
+    """Return all rows in batches of similar length, for passes without gradients; the order hangs on the rows alone."""
     lengths = rows["length"][:]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     chunks = [order[start : start + FORWARD_BATCH] for start in range(0, len(order), FORWARD_BATCH)]

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ted.data.preparation import Batch
@@ -48,6 +48,11 @@ def run_model(model: PreTrainedModel, batch: Batch, layers: Sequence[int]) -> Mo
     return ModelOutputs(outputs.logits, states)
 
 
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model to a device in place."""
+    model.to(device)
+
+
 class FrozenModel:
     """A model that is run without gradients; with `dropout`, as the published stage I does, in training mode."""
 
@@ -57,7 +62,7 @@ class FrozenModel:
 
     def __call__(self, batch: Batch) -> ModelOutputs:
         """Return the outputs as plain tensors that later gradients may be computed with."""
-        self.model.to(batch["input_ids"].device)
+        move(self.model, batch["input_ids"].device)
         with torch.inference_mode():
             outputs = run_model(self.model, batch, self.layers)
         return ModelOutputs(outputs.logits.clone(), [state.clone() for state in outputs.states])

@@ -172,7 +172,8 @@ def load_trained(folder: Path) -> LoadedModel:
         model: PreTrainedModel = model_class.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(_cannot_load("model", source, error)) from error
-    return LoadedModel(model.eval(), tokenizer)
+    model.train(False)
+    return LoadedModel(model, tokenizer)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -181,7 +182,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     Raises:
         ModelError: the vocabulary is larger than the embedding.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer knows {len(tokenizer)} tokens but the model embeds {rows}; use the model's own tokenizer"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ted.errors import ModelError
 
@@ -25,7 +25,7 @@ def find_layer_stack(model: PreTrainedModel) -> str:
             f"{type(model).__name__} has {len(stacks)} stacks of {count} layers ({', '.join(stacks) or 'none'}), "
             "one is needed to choose layers from; name a ready student in student.model"
         )
-    return stacks[0]
+    return str(stacks[0])
 
 
 def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
@@ -46,7 +46,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     return student
 
 
-def _student_config(teacher: PreTrainedModel, layers: Sequence[int]) -> object:
+def _student_config(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedConfig:
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None) is not None:

@@ -4,7 +4,7 @@ Letters in names: B or N rows, C model outputs, L positions, D features.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ted.heads import SequenceHead
 
 FloatArray = npt.NDArray[np.floating]
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 class Task(ABC):

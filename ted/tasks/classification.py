@@ -30,7 +30,8 @@ class Classification(Task):
 
     def predictions(self, logits_NC: FloatArray) -> Array:
         """Return the class index per row."""
-        return logits_NC.argmax(-1)
+        classes_N: Array = np.argmax(logits_NC, axis=-1)
+        return classes_N
 
     def primary(self, logits_NC: FloatArray, labels_N: Array) -> float:
         """Return the accuracy."""
