@@ -1,6 +1,6 @@
 """Writing the bundle: everything that serving needs, each file with its digest, and the proof that it is equal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted.config import Settings
-from ted.data.preparation import collator, tokenize
 from ted.errors import ModelError, ParityError
 from ted.export.onnx import Graph, export_onnx, input_names
 from ted.export.parity import check_parity, padded_batch, parity_batches
@@ -197,23 +197,25 @@ def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) 
 
 def _check_served(trained: Trained, predictor: Predictor, settings: Settings) -> dict[str, Any]:
     """Compare answers to raw text, through the stored tokenizer, with the trained model behind its own tokenizer."""
-    rows = trained.validation.select(range(min(SERVED_TEXTS, len(trained.validation))))
-    expected = _model_outputs(trained, rows, settings)
-    actual = predictor.outputs(trained.texts[: len(rows)])
+    texts = trained.texts[:SERVED_TEXTS]
+    expected = _model_outputs(trained, texts, settings.data.max_length)
+    actual = predictor.outputs(texts)
     names = trained.task.output_names
     difference = max(float(np.abs(actual[name] - expected[name]).max()) for name in names)
     if not all(np.allclose(actual[name], expected[name], settings.export.rtol, settings.export.atol) for name in names):
         raise ParityError(
-            f"answers to {len(rows)} validation texts differ from the trained model's by up to {difference:.3g},"
+            f"answers to {len(texts)} validation texts differ from the trained model's by up to {difference:.3g},"
             " although the graphs are equal: the tokenizer file does not do what the model's tokenizer does"
         )
-    return {"texts": len(rows), "max_abs_difference": difference}
+    return {"texts": len(texts), "max_abs_difference": difference}
 
 
-def _model_outputs(trained: Trained, rows: Dataset, settings: Settings) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    tokens = tokenize(rows, trained.tokenizer, settings.data.max_length).remove_columns("label")
-    batch = collator(trained.tokenizer)(list(tokens))
-    inputs = {name: batch[name] for name in input_names(trained.tokenizer)}
+def _model_outputs(trained: Trained, texts: Sequence[Text], max_length: int) -> dict[str, NDArray[np.floating]]:
+    first = [text if isinstance(text, str) else text[0] for text in texts]
+    second = [text[1] for text in texts] if trained.pair else None
+    inputs = trained.tokenizer(
+        first, second, truncation=True, max_length=max_length, padding=True, padding_side="right", return_tensors="pt"
+    )
     with torch.inference_mode():
         outputs = trained.model(**inputs)
     return {name: outputs[name].numpy() for name in trained.task.output_names}

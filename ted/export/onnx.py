@@ -15,7 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -97,7 +97,7 @@ def export_onnx(
         program = _trace(wrapper, tuple(example.values()), opset)
         # The remarks name files of this machine, and shared layers would be stored once per use.
         ClearMetadataAndDocStringPass()(program.model)
-        DeduplicateHashedInitializersPass(size_limit=MAX_FILE_BYTES)(program.model)
+        DeduplicateInitializersPass(size_limit=MAX_FILE_BYTES)(program.model)
         program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
     return _read_back(path, model, tuple(example), output_names, opset)
