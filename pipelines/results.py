@@ -1,0 +1,86 @@
+"""What a person takes from a finished run: a folder under `runs/`, linked as `runs/latest`, and a table."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from zenml.models import ArtifactVersionResponse, PipelineRunResponse
+
+from ted.files import atomic_folder, read_json, write_json
+
+LATEST = "latest"
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folder of a run's results and what its evaluation says."""
+
+    folder: Path
+    evaluation: Mapping[str, Any]
+
+
+def publish(run: PipelineRunResponse, output_dir: Path) -> Results:
+    """Write evaluation.json, report.html and bundle/ of a run into a folder, point `latest` to it and return both.
+
+    Results are named after their report, so a run whose steps were all cached finds those of the run that made them.
+    """
+    report = _output(run, "build_report")
+    folder = output_dir / "results" / f"{report.created:%Y-%m-%d-%H%M%S}-{report.id.hex[:8]}"
+    if not folder.is_dir():
+        with atomic_folder(folder) as temporary:
+            write_json(temporary / "evaluation.json", _output(run, "check_gates").load())
+            (temporary / "report.html").write_text(report.load(), encoding="utf-8")
+            shutil.move(_output(run, "export_onnx", "bundle").load(), temporary / "bundle")
+    _link(output_dir / LATEST, folder)
+    return Results(output_dir / LATEST, read_json(folder / "evaluation.json"))
+
+
+def show(results: Results) -> None:
+    """Print the table of a run's models and its verdicts, and where report and bundle lie."""
+    evaluation, console = results.evaluation, Console()
+    batches = list(evaluation["models"]["teacher"]["latency_ms"])
+    table = Table(title=f"{evaluation['rows']} test rows")
+    for column in (
+        "model",
+        evaluation["primary_metric"],
+        "agreement",
+        "parameters",
+        "MiB",
+        *(f"ms, batch {size}" for size in batches),
+    ):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, model in evaluation["models"].items():
+        table.add_row(
+            name.replace("_", " "),
+            f"{model['primary']:.4f}",
+            f"{model['agreement']:.4f}",
+            f"{model['parameters']:,}",
+            f"{model['size_bytes'] / MEBIBYTE:.1f}",
+            *(f"{model['latency_ms'][size]:.1f}" for size in batches),
+        )
+    console.print(table)
+    for gate in evaluation["gates"]:
+        mark = {True: "passed", False: "failed", None: "open"}[gate["passed"]]
+        console.print(f"{mark}  {gate['rule']}: {gate['message']}", highlight=False)
+    console.print(f"report  {results.folder / 'report.html'}", highlight=False)
+    console.print(f"bundle  {results.folder / 'bundle'}", highlight=False)
+
+
+def _output(run: PipelineRunResponse, step: str, name: str | None = None) -> ArtifactVersionResponse:
+    outputs = run.steps[step].outputs
+    found: ArtifactVersionResponse = outputs[name or next(iter(outputs))][0]
+    return found
+
+
+def _link(link: Path, target: Path) -> None:
+    """Point a link to a folder, so that a reader finds the old or the new one at any time."""
+    temporary = link.with_name(f".{link.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.relative_to(link.parent))
+    temporary.replace(link)

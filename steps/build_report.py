@@ -1,0 +1,54 @@
+"""Put the run on one page."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from zenml import ArtifactConfig, step
+from zenml.types import HTMLString
+
+from steps._cache import cached_by, code_digest
+from steps._run import environment, step_times
+from steps._settings import StepSettings
+
+
+def _code() -> str:
+    return code_digest(__name__)
+
+
+@step(cache_policy=cached_by(_code))
+def build_report(  # noqa: PLR0913, PLR0917 - one argument per artifact
+    settings: StepSettings,
+    data_findings: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    evaluation_files: Path,
+    evaluation: dict[str, Any],
+    bundle_manifest: dict[str, Any],
+    promotion: dict[str, Any],
+) -> Annotated[HTMLString, ArtifactConfig(name="report")]:
+    """Return the report as HTML.
+
+    Args:
+        settings: All sections.
+        data_findings: Broken rules and rows per split.
+        metrics: What each training step returned, in order.
+        evaluation_files: Predictions of every model.
+        evaluation: Figures of every model, judged.
+        bundle_manifest: Content of the bundle's bundle.json.
+        promotion: Name, version and stage of the model version.
+    """
+    from ted import report
+
+    seconds, cached = step_times()
+    inputs = report.ReportInputs(
+        settings=settings.model_dump(mode="json"),
+        split_rows=data_findings["split_rows"],
+        findings=data_findings["findings"],
+        stages={entry["step"]: entry for entry in metrics},
+        evaluation=evaluation,
+        predictions=evaluation_files / "predictions.parquet",
+        bundle=bundle_manifest,
+        environment={**environment(), "model version": "{name} {version}, {stage}".format(**promotion)},
+        step_seconds=seconds,
+        cached_steps=cached,
+    )
+    return HTMLString(report.build_report(inputs))
