@@ -78,6 +78,8 @@ class DataSettings(Section):
     """Share of the rows cut off as test split where the source has none."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Tokens a text is cut to, special tokens included."""
+    group_by_length: bool = True
+    """Batch training texts of similar length together."""
 
     @model_validator(mode="after")
     def _splits_leave_rows(self) -> Self:
@@ -282,8 +284,6 @@ class DistillationSettings(Section):
     """Keep the teacher's outputs after computing them once; `auto` does so where they fit."""
     teacher_cache_mib: Count = 4096
     """Disk that `auto` may use for the teacher's outputs, in MiB."""
-    group_by_length: bool = True
-    """Batch texts of similar length together."""
     training: DistillationTraining = DistillationTraining()
     """How the student is trained in stage II."""
 
@@ -382,7 +382,7 @@ OFFICIAL_VALUES: dict[str, Any] = {
     "distillation.student_filter_init": "stage_one",
     "distillation.filter_learning_rate_multiplier": 1.0,
     "distillation.batch_softmax_kl": True,
-    "distillation.group_by_length": False,
+    "data.group_by_length": False,
 }
 
 

@@ -261,7 +261,7 @@ def _training_run(
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(settings.run.output_dir) / "checkpoints" / f"{name.replace(' ', '-')}-{key}"
-    return TrainingRun(name, training, settings.seed, folder, settings.distillation.group_by_length)
+    return TrainingRun(name, training, settings.seed, folder, settings.data.group_by_length)
 
 
 def _first(rows: Dataset, collate: Collator, count: int) -> list[Batch]:
