@@ -258,7 +258,8 @@ def _finish(folder: Path, manifest: Manifest) -> None:
 def _self_test(text: Text, predictor: Predictor) -> dict[str, Any]:
     """Return a text with the answer that serving must give to it alone."""
     answer = predictor.predict([text])[0]
-    return {"text": text, "answer": {name: value for name, value in answer.items() if name != "text"}}
+    stored = text if isinstance(text, str) else list(text)
+    return {"text": stored, "answer": {name: value for name, value in answer.items() if name != "text"}}
 
 
 def _digests(folder: Path) -> dict[str, dict[str, Any]]:

@@ -119,7 +119,7 @@ def _compare(
     try:
         actual = session.run(names, {name: tensor.numpy() for name, tensor in batch.items()})
     except (Fail, InvalidArgument, RuntimeException) as error:
-        return {**row, "problem": str(error)}
+        return {**row, "problem": " ".join(str(error).split())}
     pairs = [(outputs[name].numpy(), array) for name, array in zip(names, actual, strict=True)]
     if wrong := [f"{right.shape} for {left.shape}" for left, right in pairs if left.shape != right.shape]:
         return {**row, "problem": f"output of shape {', '.join(wrong)}"}

@@ -27,6 +27,7 @@ TEXTS = [
 def new_model(num_labels: int) -> BertForSequenceClassification:
     """Return a BERT of which no two weights are equal."""
     torch.manual_seed(0)
+    options: dict[str, Any] = {"num_labels": num_labels}
     config = BertConfig(
         vocab_size=len(WORDS) + 4,
         hidden_size=32,
@@ -34,8 +35,7 @@ def new_model(num_labels: int) -> BertForSequenceClassification:
         num_attention_heads=2,
         intermediate_size=48,
         max_position_embeddings=64,
-        num_labels=num_labels,
-        problem_type=None,
+        **options,
     )
     if num_labels == 2:
         config.id2label = {0: "negative", 1: "positive"}
@@ -43,7 +43,8 @@ def new_model(num_labels: int) -> BertForSequenceClassification:
     model = BertForSequenceClassification(config)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    return model.train(mode=False)
+    model.train(mode=False)
+    return model
 
 
 def new_data(label: ClassLabel | Value, labels: list[Any], pair: bool) -> DatasetDict:
@@ -64,13 +65,15 @@ def model() -> BertForSequenceClassification:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of the vocabulary
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **special)
+    options: dict[str, Any] = {"tokenizer_object": backend, "model_input_names": inputs, **special}
+    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(**options)  # type: ignore[no-untyped-call]
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +137,13 @@ def export(settings: Settings, model_folder: Path, data_folder: Path, evaluation
     """Return a function that exports the tiny student, with any argument replaced."""
     from ted.export.bundle import export_bundle
 
-    arguments = {"settings": settings, "model": model_folder, "data": data_folder, "evaluation": evaluation, "version": 1}
+    arguments: dict[str, Any] = {
+        "settings": settings,
+        "model": model_folder,
+        "data": data_folder,
+        "evaluation": evaluation,
+        "version": 1,
+    }
     return lambda **changes: export_bundle(**(arguments | changes))
 
 

@@ -39,7 +39,7 @@ def test_the_file_has_dynamic_axes_the_wanted_opset_and_every_parameter(
     graph = export_onnx(model.train(), example, ["logits"], OPSET, path)
     written = onnx.load(path)
     shapes = {value.name: export._axes(value) for value in [*written.graph.input, *written.graph.output]}
-    assert shapes == {**dict.fromkeys(example, ["batch_size", "sequence_length"]), "logits": ["batch_size", 2]}
+    assert shapes == {**{name: ["batch_size", "sequence_length"] for name in example}, "logits": ["batch_size", 2]}
     assert (graph.inputs, graph.outputs, graph.opset) == (tuple(example), ("logits",), OPSET)
     assert graph.graph_parameters == graph.model_parameters == sum(value.numel() for value in model.parameters())
     assert not any("Dropout" in node.op_type for node in written.graph.node)
@@ -73,7 +73,7 @@ def test_a_module_of_the_training_without_parameters_is_refused(
     model: BertForSequenceClassification, example: dict[str, Tensor], tmp_path: Path
 ) -> None:
     model.filters = TaskAwareFilters([0], 32, 32, "identity")
-    with pytest.raises(ModelError, match="modules of the training: .*TaskAwareFilters"):
+    with pytest.raises(ModelError, match=r"modules of the training: .*TaskAwareFilters"):
         export_onnx(model, example, ["logits"], OPSET, tmp_path / "model.onnx")
 
 
@@ -98,14 +98,14 @@ def test_a_model_too_large_for_one_file_is_refused(
         export_onnx(model, example, ["logits"], OPSET, tmp_path / "model.onnx")
 
 
-class _Branching(BertForSequenceClassification):
-    def forward(self, *args: Any, **kwargs: Any) -> SequenceClassifierOutput:  # noqa: ANN401 - as the base class
+class _Branching(BertForSequenceClassification):  # type: ignore[no-untyped-call]
+    def forward(self, *args: Any, **kwargs: Any) -> SequenceClassifierOutput:
         output = super().forward(*args, **kwargs)
         return output if output.logits.sum() > 0 else SequenceClassifierOutput(logits=-output.logits)
 
 
-class _WithConstant(BertForSequenceClassification):
-    def forward(self, *args: Any, **kwargs: Any) -> SequenceClassifierOutput:  # noqa: ANN401 - as the base class
+class _WithConstant(BertForSequenceClassification):  # type: ignore[no-untyped-call]
+    def forward(self, *args: Any, **kwargs: Any) -> SequenceClassifierOutput:
         output = super().forward(*args, **kwargs)
         return SequenceClassifierOutput(logits=output.logits + torch.tensor([0.25, 0.75]))
 
@@ -146,7 +146,7 @@ def test_other_names_than_asked_for_are_refused(
 ) -> None:
     trace = export._trace
 
-    def rename(*args: Any) -> torch.onnx.ONNXProgram:  # noqa: ANN401 - passed through
+    def rename(*args: Any) -> torch.onnx.ONNXProgram:
         program = trace(*args)
         program.model.graph.outputs[0].name = "scores"
         return program

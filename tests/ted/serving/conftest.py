@@ -27,9 +27,9 @@ def weights_VC() -> NDArray[np.float32]:
 
 @pytest.fixture
 def write_bundle(tmp_path: Path, weights_VC: NDArray[np.float32]) -> WriteBundle:
-    """Return a function that writes a bundle below a folder, with changes to its manifest, and returns the version folder."""
+    """Return a function that writes a bundle below a folder, with changes to its manifest."""
 
-    def write(name: str = "tiny", version: int = 1, **changes: Any) -> Path:  # noqa: ANN401 - what JSON holds
+    def write(name: str = "tiny", version: int = 1, **changes: Any) -> Path:
         folder = tmp_path / "models" / name / str(version)
         folder.mkdir(parents=True)
         onnx.save(_graph(weights_VC[:, : 2 if changes.get("task") is None else 1]), folder / "model.onnx")
@@ -61,12 +61,12 @@ def _manifest(folder: Path, name: str, version: int) -> dict[str, Any]:
 
 def _tokenizer() -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of the vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.enable_truncation(MAX_LENGTH)
     # A fixed length, as some files have it.
-    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]", length=64)
+    tokenizer.enable_padding(pad_id=0, length=64)
     return tokenizer
 
 

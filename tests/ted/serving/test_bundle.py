@@ -49,7 +49,7 @@ def test_a_flipped_bit_is_detected_with_both_digests(write_bundle: WriteBundle, 
 def test_a_truncated_file_is_detected(write_bundle: WriteBundle) -> None:
     path = write_bundle() / "model.onnx"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BundleError, match="model.onnx has sha256"):
+    with pytest.raises(BundleError, match=r"model\.onnx has sha256"):
         open_bundle(path.parent)
 
 

@@ -61,7 +61,9 @@ def test_pairs_tell_the_texts_apart(write_bundle: WriteBundle, weights_VC: Weigh
     predictor = Predictor(open_bundle(write_bundle(pair=True)))
     logits_BC = predictor.outputs([("good", "bad film")])["logits"]
     factor_L1 = np.array([1, 1, 1, 2, 2, 2])[:, None]
-    np.testing.assert_allclose(logits_BC[0], (weights_VC[[CLS, GOOD, SEP, BAD, FILM, SEP]] * factor_L1).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        logits_BC[0], (weights_VC[[CLS, GOOD, SEP, BAD, FILM, SEP]] * factor_L1).sum(0), rtol=1e-5
+    )
 
 
 def test_a_run_is_padded_to_its_longest_text_only(write_bundle: WriteBundle) -> None:

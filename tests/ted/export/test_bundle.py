@@ -1,0 +1,198 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+
+from ted.config import Settings
+from ted.errors import BundleError, ModelError, ParityError
+from ted.export import bundle as export_module
+from ted.export.bundle import serving_tokenizer
+from ted.files import read_json, sha256_file
+from ted.serving.bundle import open_bundle
+from ted.serving.predictor import Predictor
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "predict_with_onnxruntime.py"
+TEXTS = ["A good film.", "The acting, the plot and the actor: dull.", "unknown words " * 40, ""]
+
+Export = Callable[..., dict[str, Any]]
+
+
+def with_export(settings: Settings, **values: Any) -> Settings:
+    return settings.model_copy(update={"export": settings.export.model_copy(update=values)})
+
+
+def test_the_bundle_holds_what_serving_and_people_need(exported: Path) -> None:
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    files = {"model.onnx", "model.int8.onnx", "tokenizer.json", "bundle.json", "README.md"}
+    assert names == {"ted-student/config.pbtxt", *(f"ted-student/3/{name}" for name in files)}
+    manifest = open_bundle(exported).manifest
+    assert (manifest["name"], manifest["version"], manifest["format"], manifest["opset"]) == ("ted-student", 3, 1, 20)
+    assert manifest["task"] == {"kind": "classification", "labels": ["negative", "positive"]}
+    assert (manifest["max_length"], manifest["pair"]) == (40, False)
+    assert manifest["inputs"] == ["input_ids", "token_type_ids", "attention_mask"]
+    assert manifest["outputs"] == ["logits"]
+    assert manifest["metrics"]["metrics"] == {"accuracy": 0.75}
+    assert manifest["run_record"] == {"commit": "abc"}
+    assert manifest["parameters"]["graph"] == manifest["parameters"]["model"]
+    assert "# ted-student, version 3" in (exported / "ted-student" / "3" / "README.md").read_text()
+
+
+def test_every_file_but_the_manifest_has_its_digest_and_size(exported: Path) -> None:
+    folder = exported / "ted-student" / "3"
+    listed = read_json(folder / "bundle.json")["files"]
+    assert listed.keys() == {path.name for path in folder.iterdir()} - {"bundle.json"}
+    for name, facts in listed.items():
+        assert facts == {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+
+
+def test_parity_stands_in_the_bundle(exported: Path) -> None:
+    parity = open_bundle(exported).manifest["parity"]
+    assert [(row["batch"], row["length"]) for row in parity["shapes"]] == [
+        (b, n) for b in (1, 3, 5) for n in (8, 33, 40)
+    ]
+    assert parity["max_abs_difference"] == max(row["max_abs_difference"] for row in parity["shapes"]) < parity["atol"]
+    assert parity["raw_text"]["texts"] == 16
+    assert parity["raw_text"]["max_abs_difference"] < parity["atol"]
+
+
+def test_an_accepted_int8_model_is_what_serving_loads(exported: Path) -> None:
+    bundle = open_bundle(exported)
+    assert bundle.manifest["int8"]["accepted"]
+    assert bundle.model_path.name == "model.int8.onnx"
+
+
+def test_the_self_test_answers_as_stored(exported: Path) -> None:
+    bundle = open_bundle(exported)
+    stored = bundle.manifest["self_test"]
+    answer = Predictor(bundle).predict([stored["text"]])[0]
+    assert answer["label"] == stored["answer"]["label"]
+    assert answer["probabilities"] == pytest.approx(stored["answer"]["probabilities"], abs=1e-6)
+
+
+def test_the_predictor_answers_as_the_trained_model(
+    export: Export,
+    settings: Settings,
+    model: BertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    manifest = export(settings=with_export(settings, int8=False), out=tmp_path)
+    assert manifest["int8"]["reasons"] == ["export.int8 is false"]
+    inputs = tokenizer(TEXTS, truncation=True, max_length=40, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        expected = torch.softmax(model(**inputs).logits, -1).numpy()
+    answers = Predictor(open_bundle(tmp_path)).predict(TEXTS)
+    np.testing.assert_allclose([list(answer["probabilities"].values()) for answer in answers], expected, atol=1e-5)
+
+
+def test_a_refused_int8_model_leaves_no_file(export: Export, settings: Settings, tmp_path: Path) -> None:
+    manifest = export(settings=with_export(settings, int8_max_size_ratio=0.001), out=tmp_path)
+    assert not manifest["int8"]["accepted"]
+    assert re.match(r"size_ratio .* is above export\.int8_max_size_ratio", manifest["int8"]["reasons"][0])
+    assert open_bundle(tmp_path).model_path.name == "model.onnx"
+    assert not list(tmp_path.rglob("*int8*"))
+
+
+def test_a_regression_on_pairs(
+    export: Export,
+    settings: Settings,
+    pair_folders: tuple[Path, Path],
+    tokenizer: PreTrainedTokenizerFast,
+    evaluation: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    task = settings.task.model_copy(update={"kind": "regression"})
+    changed = with_export(settings.model_copy(update={"task": task}), int8=False)
+    model, data = pair_folders
+    measured = {**evaluation, "task": "regression", "primary_metric": "pearson"}
+    manifest = export(settings=changed, model=model, data=data, evaluation=measured, out=tmp_path)
+    assert manifest["task"] == {"kind": "regression", "labels": None}
+    assert manifest["pair"]
+    assert manifest["run_record"] == {}
+    assert manifest == read_json(tmp_path / "ted-student" / "1" / "bundle.json")
+    (answer,) = Predictor(open_bundle(tmp_path)).predict([("A good film.", "dull")])
+    inputs = tokenizer("A good film.", "dull", return_tensors="pt")
+    with torch.inference_mode():
+        expected = BertForSequenceClassification.from_pretrained(model)(**inputs).logits.item()
+    assert answer["value"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_flipped_byte_is_detected_when_the_bundle_is_opened(exported: Path, tmp_path: Path) -> None:
+    folder = exported / "ted-student" / "3"
+    copy = tmp_path / "1"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    content = bytearray((copy / "model.onnx").read_bytes())
+    content[-1] ^= 0xFF
+    (copy / "model.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.onnx has sha256"):
+        open_bundle(copy)
+
+
+def test_the_short_script_opens_the_bundle(exported: Path) -> None:
+    folder = exported / "ted-student" / "3"
+    command = [sys.executable, str(EXAMPLE), str(folder), *TEXTS[:2]]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer["text"] for answer in answers] == TEXTS[:2]
+    served = Predictor(open_bundle(folder)).predict(TEXTS[:2])
+    assert [answer["label"] for answer in answers] == [answer["label"] for answer in served]
+
+
+def test_the_triton_config_names_every_input_and_output(exported: Path) -> None:
+    config = (exported / "ted-student" / "config.pbtxt").read_text()
+    assert 'name: "ted-student"' in config
+    assert 'backend: "onnxruntime"' in config
+    assert re.findall(r'name: "(\w+)" data_type: TYPE_INT64 dims: \[ -1 \]', config) == [
+        "input_ids",
+        "token_type_ids",
+        "attention_mask",
+    ]
+    assert re.findall(r'name: "(\w+)" data_type: TYPE_FP32 dims: \[ 2 \]', config) == ["logits"]
+
+
+def test_classes_in_another_order_than_the_data_are_refused(export: Export, model_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in model_folder.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    config = read_json(other / "config.json")
+    config["id2label"] = {"0": "positive", "1": "negative"}
+    config["label2id"] = {"positive": 0, "negative": 1}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=r"answers \['positive', 'negative'\], the data has \['negative', 'positive'\]"
+    ):
+        export(model=other, out=tmp_path / "out")
+
+
+def test_a_tokenizer_file_that_reads_otherwise_leaves_no_bundle(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shorter(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
+        served = serving_tokenizer(tokenizer, max_length)
+        served.add_tokens(["film"])
+        served.add_special_tokens(["good"])
+        served.post_processor = None
+        return served
+
+    monkeypatch.setattr(export_module, "serving_tokenizer", shorter)
+    with pytest.raises(ParityError, match=r"answers to 16 validation texts differ .* the tokenizer file"):
+        export(out=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_tokenizer_without_a_file_is_refused() -> None:
+    tokenizer: Any = object()
+    with pytest.raises(ModelError, match=r"object cannot be written as tokenizer\.json"):
+        serving_tokenizer(tokenizer, 8)
