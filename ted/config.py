@@ -108,7 +108,7 @@ class QualitySettings(Section):
     conflicting_labels: Policy = "exclude"
     """Policy for rows whose text also stands in the split with another label; all of them go."""
     leakage: Policy = "exclude"
-    """Policy for training and validation rows whose text also stands in a later split (test last)."""
+    """Policy for training, unlabelled and validation rows whose text also stands in a later split (test last)."""
     min_characters: Count = 1
     """Fewest characters of a text."""
     max_characters: Count = 100_000

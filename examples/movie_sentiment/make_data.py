@@ -1,7 +1,7 @@
 """Make the sample's Parquet files: `python make_data.py FOLDER [OUTPUT]`.
 
-FOLDER holds train.jsonl, validation.jsonl and test.jsonl, one object per line: `sentence` (text) and `label` (mean human
-valence from -4 to 4). Rows keep their split and order; rows closer to neutral than the bound are left out.
+FOLDER holds train.jsonl, validation.jsonl and test.jsonl, one object per line: `sentence` (text) and `label` (mean
+human valence from -4 to 4). Rows keep their split and order; rows closer to neutral than the bound are left out.
 """
 
 import argparse

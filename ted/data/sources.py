@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import datasets
@@ -33,6 +33,7 @@ SPLIT_NAMES |= {"dev": "validation", "test": "test"}
 SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z0-9]).*", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 BATCH_ROWS = 50_000
+BATCH_BYTES = 32 * 2**20
 
 
 def load_dataset(data: DataSettings, task: TaskSettings, seed: int) -> DatasetDict:
@@ -95,9 +96,21 @@ def dataset_fingerprint(dataset: DatasetDict) -> str:
         columns = sorted(set(split.column_names) - {"row", "source"})
         header = [name, len(split), [(column, repr(split.features[column])) for column in columns]]
         digest.update(json.dumps(header).encode())
-        for batch in split.select_columns(columns).with_format(None).iter(batch_size=BATCH_ROWS):
-            digest.update(json.dumps([batch[column] for column in columns]).encode())
+        for batch in split.select_columns(columns).with_format(None).iter(batch_size=_batch_rows(split)):
+            for row in zip(*(batch[column] for column in columns), strict=True):
+                digest.update(json.dumps(row).encode())
     return digest.hexdigest()
+
+
+def batches_of(rows: Dataset) -> Iterator[pd.DataFrame]:
+    """Yield all rows in order as data frames of at most 50,000 rows and about 32 MiB."""
+    yield from rows.with_format("pandas").iter(batch_size=_batch_rows(rows))
+
+
+def _batch_rows(rows: Dataset) -> int:
+    # The table may hold more rows than the data set selects from it.
+    row_bytes = rows.data.nbytes / max(rows.data.num_rows, 1)
+    return int(np.clip(BATCH_BYTES / max(row_bytes, 1), 1, BATCH_ROWS))
 
 
 def text_keys(frame: pd.DataFrame) -> NDArray[np.uint64]:
@@ -342,9 +355,8 @@ def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: TaskSettin
     """Return the split `train` without the `missing` splits, and those."""
     if not missing:
         return {}
-    batches = rows.with_format("pandas").iter(batch_size=BATCH_ROWS)
     _, first, text_of_row = np.unique(
-        np.concatenate([text_keys(batch) for batch in batches]), return_index=True, return_inverse=True
+        np.concatenate([text_keys(batch) for batch in batches_of(rows)]), return_index=True, return_inverse=True
     )
     strata = np.zeros(len(first), dtype=np.int64)
     if task.kind == "classification":
