@@ -23,7 +23,7 @@ from ted.data.sources import load_dataset, select_rows
 from ted.files import read_json, write_json
 from ted.matching import layer_pairs, student_layers, teacher_config
 from ted.methods import METHODS
-from ted.models.frozen import store_bytes
+from ted.models.frozen import move, store_bytes
 from ted.models.loading import find_model, load_config, load_tokenizer
 from ted.models.student import build_student
 from ted.run_record import library_versions
@@ -34,6 +34,9 @@ TIMED_STEPS = 3
 MIB = 2**20
 ADAMW_BYTES = 16  # float32 weight, gradient and two moments
 CHECKPOINT_BYTES = 12  # float32 weight and two moments
+BUNDLE_BYTES = 5  # float32 and 8-bit weights
+LIBRARIES_MIB = 1000  # resident memory of the imported libraries
+EXPORT_SECONDS = 30.0  # the exporter's time hardly depends on the size of the weights
 LARGEST_TIMED = 500_000_000
 
 
@@ -149,9 +152,8 @@ def _forecast(settings: Settings) -> Forecast:
     states = _kept_bytes(load, layers)
     options = settings.distillation
     fits = options.teacher_cache == "on" or states <= options.teacher_cache_mib * MIB
-    keeps = (
-        METHODS[settings.method].uses_predictions and options.teacher_cache != "off" and fits and options.mask_padding
-    )
+    wanted = METHODS[settings.method].uses_predictions and options.teacher_cache != "off"
+    keeps = wanted and fits and options.mask_padding
     stages = _stage_forecasts(load, states if keeps else 0)
     return Forecast(
         device=str(_device()),
@@ -187,7 +189,7 @@ def _measure_load(settings: Settings) -> _Load:
 
 def _untrained(settings: Settings, config: Any) -> PreTrainedModel:  # noqa: ANN401 - each architecture has its own class
     config.num_labels = len(settings.task.labels or ()) or (1 if settings.task.kind == "regression" else 2)
-    model: PreTrainedModel = transformers.AutoModelForSequenceClassification.from_config(config)
+    model: PreTrainedModel = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     return model
 
 
@@ -223,8 +225,8 @@ def _stage_forecasts(load: _Load, kept_bytes: int) -> list[StageForecast]:
     for forward, count in ((teacher_forward, 1), (student_forward, 3)):
         tested += (forward or 0.0) * count * load.held_out / _batch_rows(load)
     forecasts.append(_passed(load, "evaluate_models", load.teacher, tested, 0))
-    exported = int(1.3 * 4 * load.student.num_parameters())
-    forecasts.append(StageForecast("export_onnx", 0, None if tested is None else 25.0, _base_mib(), exported // MIB))
+    exported = int(BUNDLE_BYTES * load.student.num_parameters())
+    forecasts.append(StageForecast("export_onnx", 0, EXPORT_SECONDS, LIBRARIES_MIB, exported // MIB))
     return forecasts
 
 
@@ -237,17 +239,12 @@ def _trained(
         memory += 4 * load.teacher.num_parameters() + _activation_bytes(load, load.teacher) // 8
     disk = 4 * parameters + (2 * CHECKPOINT_BYTES * parameters if updates else 0)
     total = None if seconds is None else updates * seconds + extra
-    return StageForecast(step, updates, total, _base_mib() + memory // MIB, disk // MIB)
+    return StageForecast(step, updates, total, LIBRARIES_MIB + memory // MIB, disk // MIB)
 
 
 def _passed(load: _Load, step: str, model: PreTrainedModel, seconds: float | None, disk: int) -> StageForecast:
     memory = 4 * model.num_parameters() + _activation_bytes(load, model) // 8
-    return StageForecast(step, 0, seconds, _base_mib() + memory // MIB, disk // MIB)
-
-
-def _base_mib() -> int:
-    """Return the memory that the libraries alone take."""
-    return 1000
+    return StageForecast(step, 0, seconds, LIBRARIES_MIB + memory // MIB, disk // MIB)
 
 
 def _activation_bytes(load: _Load, model: PreTrainedModel) -> int:
@@ -264,7 +261,7 @@ def _batch_rows(load: _Load) -> int:
 def _kept_bytes(load: _Load, layers: int) -> int:
     rows = load.labelled + load.unlabelled
     tokens = math.ceil(rows * load.tokens_per_row)
-    return store_bytes(rows, tokens, load.teacher.config.num_labels, layers, load.teacher.config.hidden_size)
+    return store_bytes(rows, tokens, load.teacher.config.num_labels or 1, layers, load.teacher.config.hidden_size)
 
 
 def _device() -> torch.device:
@@ -276,7 +273,7 @@ def _seconds(load: _Load, model: PreTrainedModel) -> tuple[float | None, float |
     if model.num_parameters() > LARGEST_TIMED:
         return None, None
     device = _device()
-    model.to(device)
+    move(model, device)
     shape = (_batch_rows(load), round(load.tokens_per_row))
     input_ids = torch.randint(model.config.vocab_size, shape, device=device)
     optimizer = torch.optim.AdamW(model.parameters())
