@@ -36,7 +36,9 @@ def publish(run: PipelineRunResponse, output_dir: Path) -> Results:
         with atomic_folder(folder) as temporary:
             write_json(temporary / "evaluation.json", _output(run, "check_gates").load())
             (temporary / "report.html").write_text(report.load(), encoding="utf-8")
-            shutil.move(_output(run, "export_onnx", "bundle").load(), temporary / "bundle")
+            bundle: Path = _output(run, "export_onnx", "bundle").load()
+            shutil.copytree(bundle, temporary / "bundle", copy_function=shutil.move)
+            shutil.rmtree(bundle)
     _link(output_dir / LATEST, folder)
     return Results(output_dir / LATEST, read_json(folder / "evaluation.json"))
 

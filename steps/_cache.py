@@ -25,17 +25,8 @@ def cached_by(digest: Callable[[], str]) -> CachePolicy:
 
 def code_digest(module: str) -> str:
     """Return a digest of the code that a module reaches by imports: own modules, their data files, library versions."""
-    digest = hashlib.sha256()
-    reached = sorted({module, *_import_graph().find_upstream_modules(module)})
-    for name in reached:
-        package = name.partition(".")[0]
-        if package in PACKAGES:
-            for file in _files(name):
-                digest.update(f"{name}\0{file.name}\0".encode() + file.read_bytes())
-        else:
-            versions = [f"{item}=={version(item)}" for item in sorted(set(_distributions().get(package, ())))]
-            digest.update("\0".join(versions).encode())
-    return digest.hexdigest()
+    reached = {module, *_import_graph().find_upstream_modules(module)}
+    return hashlib.sha256("\n".join(_state(name) for name in sorted(reached)).encode()).hexdigest()
 
 
 def champion_digest() -> str:
@@ -56,12 +47,28 @@ def _distributions() -> dict[str, list[str]]:
     return dict(packages_distributions())
 
 
+@functools.cache
+def _state(module: str) -> str:
+    """Return what a module holds: a digest of its files, or the versions of the library that it belongs to."""
+    package = module.partition(".")[0]
+    if package not in PACKAGES:
+        return " ".join(f"{name}=={version(name)}" for name in sorted(set(_distributions().get(package, ()))))
+    digest = hashlib.sha256()
+    for file in _files(module):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return f"{module} {digest.hexdigest()}"
+
+
 def _files(module: str) -> Iterator[Path]:
     """Yield the file of a module, then the data files that lie in folders beside it, such as templates."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    yield Path(spec.origin)
-    for folder in sorted(Path(spec.origin).parent.iterdir()):
+    # Finding a submodule by importlib would import its parents, and with them libraries that take seconds.
+    package, _, rest = module.partition(".")
+    found = importlib.util.find_spec(package)
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    place = Path(found.submodule_search_locations[0], *rest.split("."))
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    yield file
+    for folder in sorted(file.parent.iterdir()):
         if folder.is_dir() and folder.name != "__pycache__" and not (folder / "__init__.py").exists():
-            yield from sorted(file for file in folder.rglob("*") if file.is_file())
+            yield from sorted(item for item in folder.rglob("*") if item.is_file())
