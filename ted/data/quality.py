@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ted.config import DataSettings, Policy, QualitySettings, TaskSettings
 from ted.data.expectations import Engine, row_expectations, table_expectations
-from ted.data.sources import batches_of, text_keys
+from ted.data.sources import batches_of, no_progress_bars, text_keys
 from ted.errors import DataQualityError
 
 # Rules about rows in their order, each with what it says after a number of rows.
@@ -82,6 +82,7 @@ class _Split:
         return np.equal(self.codes, 0)
 
 
+@no_progress_bars()
 def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings, task: TaskSettings) -> Validation:
     """Return the rows that meet the task's expectations, and what became of the others.
 

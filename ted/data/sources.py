@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -36,6 +37,20 @@ BATCH_ROWS = 50_000
 BATCH_BYTES = 32 * 2**20
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silence the bars of the datasets library, which a log of a run cannot use."""
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+@no_progress_bars()
 def load_dataset(data: DataSettings, task: TaskSettings, seed: int) -> DatasetDict:
     """Return the splits of `data.source`, those that are missing cut from its training rows.
 
@@ -48,6 +63,8 @@ def load_dataset(data: DataSettings, task: TaskSettings, seed: int) -> DatasetDi
     columns = {"text": data.text_column, "label": data.label_column}
     if data.text_pair_column is not None:
         columns["text_pair"] = data.text_pair_column
+    if len(set(columns.values())) < len(columns):
+        raise DataError(f"data.text_column, data.text_pair_column and data.label_column must differ, not {columns}")
     splits = _read_source(data.source, data, columns, task.kind)
     if "train" not in splits:
         raise DataError(f"{data.source}: holds {', '.join(sorted(splits))} but no training rows; name a file train")
@@ -210,7 +227,7 @@ def _csv_options(path: Path, columns: Mapping[str, str]) -> dict[str, object]:
     try:
         head = pd.read_csv(path, nrows=1, dtype=str)
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not read as a table: {error}") from error
+        raise DataError(f"{path}: not read as a table: {str(error).strip()}") from error
     _require_columns(list(head.columns), columns, str(path))
     if head.empty:
         raise DataError(f"{path}: has a header but no rows; give a table with rows")
@@ -261,7 +278,7 @@ def _why_unreadable(path: Path, reader: str, error: Exception) -> str:
                     is_object = False
                 if not is_object:
                     return f"line {number} is not a JSON object: {line.strip()[:80]!r}; give one object per line"
-    return str(error.__cause__ or error)
+    return str(error.__cause__ or error).strip()
 
 
 def _require_columns(present: list[str], columns: Mapping[str, str], source: str) -> None:
