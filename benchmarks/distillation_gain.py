@@ -7,23 +7,21 @@ run again.
 """
 
 import argparse
-import datetime
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
+from benchmarks.results import provenance
 from ted import stages
 from ted.config import Settings, parse_settings
 from ted.data.quality import validate
 from ted.data.sources import load_dataset, select_rows
 from ted.evaluation import evaluate_models
 from ted.files import read_json, write_json
-from ted.run_record import git_commit, library_versions
 
 MODELS = ("teacher", "student_start", "control", "student")
 
@@ -83,14 +81,7 @@ def main() -> int:
 
 
 def _write(out: Path, settings: Settings, rows: list[dict[str, Any]]) -> None:
-    machine = {"cores": psutil.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30)}
-    record = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "commit": git_commit(),
-        "libraries": library_versions(),
-        "machine": machine,
-        "settings": settings.model_dump(mode="json"),
-    }
+    record = {**provenance(), "settings": settings.model_dump(mode="json")}
     write_json(out, {**record, "summary": summary(rows), "seeds": rows})
 
 

@@ -1,0 +1,132 @@
+"""Random models of a few thousand weights, their tokenizer and a small data set: every stage runs in a second on them.
+
+For drills and tests, where what counts is that two ways of doing a thing agree, not how well a model does.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ted.config import Settings, parse_settings
+from ted.stages import DistillationInputs
+
+GOOD = ("good", "great", "fine", "superb", "lovely")
+BAD = ("bad", "awful", "poor", "dull", "dreadful")
+FILLING = ("the", "film", "a", "movie", "plot", "is", "was", "with", "and", "of", "actor", "scene", "very", "it")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = (*SPECIAL, *GOOD, *BAD, *FILLING)
+LABELS = ("negative", "positive")
+
+
+def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
+    """Return a word-level tokenizer in the manner of BERT; the first five words are its special tokens."""
+    backend = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token=words[1]))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{words[2]} $A {words[3]}",
+        pair=f"{words[2]} $A {words[3]} $B:1 {words[3]}:1",
+        special_tokens=[(words[2], 2), (words[3], 3)],
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    options: dict[str, Any] = dict(zip(names, words[:5], strict=True))
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_input_names=inputs, **options
+    )  # type: ignore[no-untyped-call]
+    return made
+
+
+def new_config(**changes: Any) -> BertConfig:  # noqa: ANN401 - options of any type
+    """Return the configuration of a BERT of four layers, 32 wide."""
+    options: dict[str, Any] = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    return BertConfig(**(options | changes))
+
+
+def spread_weights(model: nn.Module, seed: int) -> None:
+    """Draw every weight anew, so wide that layers differ and no two of them are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+
+
+def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write a model and its tokenizer into a folder and return it."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_backbone(folder: Path) -> Path:
+    """Write a BERT without a head for any task."""
+    model = BertModel(new_config())
+    spread_weights(model, 0)
+    return write_model(folder, model, new_tokenizer())
+
+
+def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
+    """Return validated rows of uneven length: train, validation and test, and unlabelled ones if asked for."""
+    draw = random.Random(0)  # noqa: S311 - rows of a drill
+    splits = {
+        "train": _split(kind, "train", train, draw),
+        "validation": _split(kind, "validation", 16, draw),
+        "test": _split(kind, "test", 16, draw),
+    }
+    if unlabelled:
+        splits["unlabelled"] = _split(kind, "unlabelled", unlabelled, draw).remove_columns("label")
+    return DatasetDict(splits)
+
+
+def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
+    texts, labels = [], []
+    for row in range(count):
+        good = row % 2
+        words = draw.choices(FILLING, k=draw.randint(1, 12)) + draw.choices(GOOD if good else BAD, k=2)
+        draw.shuffle(words)
+        texts.append(" ".join(words))
+        labels.append(good if kind == "classification" else good + draw.random())
+    label = ClassLabel(names=list(LABELS)) if kind == "classification" else Value("float32")
+    features = {"text": Value("string"), "label": label, "row": Value("int64"), "source": Value("string")}
+    columns = {"text": texts, "label": labels, "row": list(range(1, count + 1)), "source": [name] * count}
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:
+    """Return settings of a short run whose teacher is the backbone in `folder`, with values of sections changed.
+
+    Args:
+        folder: holds `backbone`; checkpoints and kept outputs go to `runs` in it.
+        changes: sections of values, or a value where there is no section.
+    """
+    training = {"max_steps": 8, "per_device_train_batch_size": 8, "checkpoint_steps": 4, "learning_rate": 1e-3}
+    values: dict[str, Any] = {
+        "data": {"max_length": 16},
+        "teacher": {"model": str(folder / "backbone"), "training": training},
+        "student": {"training": training},
+        "distillation": {"training": training},
+        "run": {"output_dir": str(folder / "runs")},
+    }
+    if changes.get("method", "ted") == "ted":
+        values["filters"] = {"training": training}
+    for section, change in changes.items():
+        values[section] = values.get(section, {}) | change if isinstance(change, dict) else change
+    return parse_settings(values).resolved()
+
+
+def distillation_inputs(folder: Path) -> DistillationInputs:
+    """Return the folders that a run of all stages before stage II leaves in `folder`."""
+    names = ("data", "teacher", "teacher_filters", "student_start", "student_filters")
+    return DistillationInputs(*(folder / name for name in names))
