@@ -133,7 +133,8 @@ def _curves(stage: str, metrics: Entry) -> list[Figure]:
 
 
 def _curve(stage: str, history: Sequence[Entry], term: str, effort: str) -> Figure:
-    layers = sorted({key for entry in history for key in entry if key.removeprefix(f"{term}_").isdigit()})
+    numbers = {key.removeprefix(f"{term}_") for entry in history for key in entry}
+    layers = [f"{term}_{number}" for number in sorted(int(number) for number in numbers if number.isdigit())]
     apart = 1 < len(layers) <= len(figures.SERIES)
     title = f"{text.words(stage).capitalize()}: {text.words(term)}"
     svg = figures.loss_curves(f"{stage}-{term}", history, layers if apart else [term], title)

@@ -59,7 +59,7 @@ def save_data(folder: Path, *, regression: bool, pair: bool = False) -> Path:
     return folder
 
 
-def settings(kind: str = "classification", **evaluation: Any) -> Settings:  # noqa: ANN401 - any setting
+def settings(kind: str = "classification", **evaluation: Any) -> Settings:
     quick = {"batch_size": 7, "latency_batch_sizes": (1, 4), "latency_repeats": 3, "bootstrap_samples": 200}
     return Settings(
         task=TaskSettings.model_validate({"kind": kind}),

@@ -241,5 +241,11 @@ def test_the_published_arithmetic_and_an_explicit_student_are_named(full: Report
     assert "layers 0, 3 of the teacher" in words
 
 
+def test_layers_keep_their_order(full: ReportInputs) -> None:
+    history = [{"step": step, "task_loss": 0.1, "task_loss_10": 0.1, "task_loss_2": 0.2} for step in (1, 2)]
+    page = build_report(replace(full, stages={"learn_teacher_filters": {"log_history": history}}))
+    assert page.index(">task loss 2<") < page.index(">task loss 10<")
+
+
 def test_equal_input_gives_an_equal_page(full: ReportInputs) -> None:
     assert build_report(full) == build_report(full)

@@ -1,11 +1,18 @@
-import ast
 import re
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import yaml
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ted.files import write_json
 from ted.report.model_card import render
 
 
@@ -47,11 +54,46 @@ def test_tables_are_whole(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("pair", "example"), [(False, "['A first text.']"), (True, "[('A first text.', 'A second text.')]")]
 )
-def test_the_example_is_python(manifest: dict[str, Any], pair: bool, example: str) -> None:
+def test_the_example_takes_what_the_bundle_takes(manifest: dict[str, Any], pair: bool, example: str) -> None:
     found = re.search(r"```python\n(.*?)```", render({**manifest, "pair": pair}), re.DOTALL)
     assert found is not None
-    ast.parse(found[1])
     assert f"encode_batch({example})" in found[1]
+
+
+def write_bundle(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a model that adds a score per token and class, and a tokenizer that splits at spaces."""
+    weights_VC = np.array([[0.0, 0.0], [-1.0, 1.0]], np.float32)
+    nodes = [
+        helper.make_node("Gather", ["weights", "input_ids"], ["scores"]),
+        helper.make_node("Unsqueeze", ["attention_mask", "last"], ["mask"]),
+        helper.make_node("Cast", ["mask"], ["factor"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["scores", "factor"], ["counted"]),
+        helper.make_node("ReduceSum", ["counted", "one"], ["logits"], keepdims=0),
+    ]
+    constants = {"weights": weights_VC, "last": np.array([-1]), "one": np.array([1])}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "L"]) for name in manifest["inputs"]],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 2])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "model.onnx"
+    )
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "text": 1}, unk_token="[UNK]"))  # noqa: S106 - a token
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "bundle.json", manifest)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_example_runs_beside_the_files(tmp_path: Path, manifest: dict[str, Any], pair: bool) -> None:
+    write_bundle(tmp_path, manifest)
+    found = re.search(r"```python\n(.*?)```", render({**manifest, "pair": pair}), re.DOTALL)
+    assert found is not None
+    done = subprocess.run([sys.executable, "-c", found[1]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "['positive']\n"
 
 
 def test_a_regression_answers_with_a_number(manifest: dict[str, Any]) -> None:
