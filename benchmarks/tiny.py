@@ -43,7 +43,7 @@ def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
     return made
 
 
-def new_config(**changes: Any) -> BertConfig:  # noqa: ANN401 - options of any type
+def new_config(**changes: Any) -> BertConfig:
     """Return the configuration of a BERT of four layers, 32 wide."""
     options: dict[str, Any] = {
         "vocab_size": len(WORDS),

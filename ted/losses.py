@@ -10,25 +10,30 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_sum(values_B: Tensor, mask_B: Tensor, num_items: Tensor) -> Tensor:
-    """Return the sum of the entries that count over their number in the batch; 0 where none counts.
+def keep(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the values with 0 in place of what does not count, which may be anything, NaN included.
 
-    Entries that do not count may be anything, NaN included.
+    The mask has the leading dimensions of the values. It has to be applied before anything that is not linear: behind
+    that, the gradient of an entry that does not count is 0 times its derivative, and that is NaN where the entry is.
     """
-    kept = torch.where(mask_B.bool(), values_B, torch.zeros_like(values_B))
-    return kept.sum() / num_items.clamp(min=1)
+    counts = mask.bool().reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
+    return torch.where(counts, values, 0)
+
+
+def masked_sum(values_B: Tensor, mask_B: Tensor, num_items: Tensor) -> Tensor:
+    """Return the sum of the entries that count over their number in the batch; 0 where none counts."""
+    return keep(values_B, mask_B).sum() / num_items.clamp(min=1)
 
 
 def cross_entropy(logits_BC: Tensor, labels_B: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
     """Return the mean cross-entropy of class indices (int64) over the rows that count."""
-    labels_B = torch.where(mask_B.bool(), labels_B, torch.zeros_like(labels_B))
-    return masked_sum(functional.cross_entropy(logits_BC, labels_B, reduction="none"), mask_B, num_items)
+    losses_B = functional.cross_entropy(keep(logits_BC, mask_B), keep(labels_B, mask_B), reduction="none")
+    return masked_sum(losses_B, mask_B, num_items)
 
 
 def squared_error(predictions_B: Tensor, targets_B: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
     """Return the mean squared difference over the rows that count."""
-    targets_B = torch.where(mask_B.bool(), targets_B, torch.zeros_like(targets_B))
-    return masked_sum((predictions_B - targets_B) ** 2, mask_B, num_items)
+    return masked_sum(keep(predictions_B - targets_B, mask_B) ** 2, mask_B, num_items)
 
 
 def prediction_kl(
@@ -38,8 +43,8 @@ def prediction_kl(
 
     Source: `ted_glue_no_trainer.py` of the published code, where T is 2.
     """
-    student_log_BC = functional.log_softmax(student_BC / temperature, dim=-1)
-    teacher_log_BC = functional.log_softmax(teacher_BC / temperature, dim=-1)
+    student_log_BC = functional.log_softmax(keep(student_BC, mask_B) / temperature, dim=-1)
+    teacher_log_BC = functional.log_softmax(keep(teacher_BC, mask_B) / temperature, dim=-1)
     divergence_B = functional.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True).sum(-1)
     return temperature**2 * masked_sum(divergence_B, mask_B, num_items)
 
@@ -59,4 +64,5 @@ def layer_mse(student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor, *, num_
 
     Source: D_TED of arXiv 2210.01351, one summand. The published code counts padding too: a mask of ones gives that.
     """
-    return masked_sum(((student_BLD - teacher_BLD) ** 2).mean(-1), mask_BL, num_items)
+    difference_BLD = keep(student_BLD - teacher_BLD, mask_BL)
+    return masked_sum((difference_BLD**2).mean(-1), mask_BL, num_items)
