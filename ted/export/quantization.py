@@ -36,7 +36,8 @@ class Validation:
 def quantize(source: Path, target: Path) -> None:
     """Write a copy of a float32 ONNX file whose weights are signed 8-bit integers with a scale per channel.
 
-    Activations are scaled while the model runs, so no calibration data is needed.
+    Activations are scaled while the model runs, so no calibration data is needed. Processors without VNNI instructions
+    add such products with saturation: a verdict holds for processors like the one it was measured on.
 
     Args:
         source: float32 file, without fused nodes.
