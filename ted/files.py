@@ -19,10 +19,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        shutil.rmtree(path, ignore_errors=True)
+        old = _set_aside(path)
         temporary.replace(path)
+        if old is not None:
+            shutil.rmtree(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if there is one, so that a kill in the middle leaves nothing under its name."""
+    old = _set_aside(path)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Give a folder a hidden name and return that; None where there is no folder."""
+    if not path.exists():
+        return None
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    path.replace(aside)
+    return aside
 
 
 @contextmanager

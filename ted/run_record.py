@@ -1,5 +1,6 @@
 """What a run was made of: settings, commit, library versions, data. Lies beside every model that a run writes."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -26,8 +27,11 @@ def run_record(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that decide a run's numbers, as far as they are installed."""
-    installed = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
-    return {name: installed[name] for name in LIBRARIES if name in installed}
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def git_commit() -> str | None:

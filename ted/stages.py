@@ -7,8 +7,7 @@ weights.
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ted.config import Settings, TrainingSettings
 from ted.data.preparation import Batch, Collator, collator, forward_batches, to_device, tokenize, training_rows
 from ted.data.sources import dataset_fingerprint
 from ted.distillation import MATCH_ROWS, Side, Sides, layer_errors, layer_match, new_filters, teacher_outputs
-from ted.files import atomic_folder, sha256_file, write_json
+from ted.files import atomic_folder, remove_folder, sha256_file, write_json
 from ted.filters import TaskAwareFilters, initialise
 from ted.matching import student_layers
 from ted.methods import METHODS
@@ -42,6 +41,7 @@ from ted.tasks import Task, get_task, labels_of
 from ted.training import TrainingRun, train
 
 Metrics = dict[str, Any]
+UNTRAINED: Metrics = {"log_history": [], "steps": 0, "seconds": 0.0, "resumed_from": 0}
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
     """
     stage = load_stage_data(settings, data)
     loaded = load_teacher(settings, stage.task, fresh_head=settings.teacher.finetune)
-    metrics: Metrics = {"log_history": [], "steps": 0, "seconds": 0.0}
     if settings.teacher.finetune:
-        identity = {"model": settings.teacher.model}
-        metrics = _finetune("teacher", settings, settings.teacher.training, stage, loaded, identity)
+        return _finetune("teacher", settings, settings.teacher.training, stage, loaded, out)
+    metrics = dict(UNTRAINED)
     _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
     return metrics
 
@@ -103,10 +102,7 @@ def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
         set_seed(settings.seed)
         loaded = load_pretrained(find_model(settings.student.model), stage.task)
         check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
-    identity = {"model": settings.teacher.model}
-    metrics = _finetune("student start", settings, settings.student.training, stage, loaded, identity)
-    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
-    return metrics
+    return _finetune("student start", settings, settings.student.training, stage, loaded, out)
 
 
 def train_control(settings: Settings, data: Path, student: Path, out: Path) -> Metrics:
@@ -116,14 +112,10 @@ def train_control(settings: Settings, data: Path, student: Path, out: Path) -> M
         NonFiniteError: training diverged.
     """
     stage = load_stage_data(settings, data)
-    loaded = load_trained(student)
     training = settings.distillation.training
-    steps = training.max_steps or num_steps(training, len(training_rows(stage.dataset, stage.task)))
+    steps = num_steps(training, len(training_rows(stage.dataset, stage.task)))
     training = training.model_copy(update={"max_steps": steps})
-    identity = {"student": sha256_file(student / "model.safetensors")}
-    metrics = _finetune("control", settings, training, stage, loaded, identity)
-    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
-    return metrics
+    return _finetune("control", settings, training, stage, load_trained(student), out)
 
 
 def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: Path) -> Metrics:
@@ -138,7 +130,7 @@ def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: 
     """
     stage = load_stage_data(settings, data)
     filters = new_filters(settings, load_config(find_model(str(model))).hidden_size, side)
-    metrics: Metrics = {"log_history": [], "steps": 0, "seconds": 0.0, "probes": {}}
+    metrics: Metrics = {**UNTRAINED, "probes": {}}
     if filters is not None and _learned_in_stage_one(settings, side):
         metrics = _learn(settings, stage, model, side, filters)
     with atomic_folder(out) as folder:
@@ -162,11 +154,12 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     collate = collator(student.tokenizer)
     rows = tokenize(training_rows(stage.dataset, stage.task), student.tokenizer, settings.data.max_length)
     sides = Sides.load(settings, student.model, inputs.teacher_filters, inputs.student_filters)
-    frozen = FrozenModel(teacher.model, sides.teacher_layers)
-    source = teacher_outputs(settings, inputs.teacher, frozen, rows, forward_batches(rows, collate))
-    objective = sides.objective(
-        settings, stage.task, source, _first(rows, collate, settings.distillation.alignment_rows)
-    )
+    source: OutputSource | None = None
+    if METHODS[settings.method].uses_teacher:
+        frozen = FrozenModel(teacher.model, sides.teacher_layers)
+        source = teacher_outputs(settings, inputs.teacher, frozen, rows, forward_batches(rows, collate))
+    start_rows = _first(rows, collate, settings.distillation.alignment_rows)
+    objective = sides.objective(settings, stage.task, source, start_rows)
     probe = _first(rows, collate, MATCH_ROWS)
     before = layer_errors(objective, probe)
     origin = {name: _weights_digest(getattr(inputs, name)) for name in ("teacher", "teacher_filters", "student")}
@@ -174,7 +167,7 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     metrics = train(run, objective, rows, collate)
     metrics["layer_match"] = layer_match(sides, before, layer_errors(objective, probe))
     _write_model(out, student, metrics, run_record(settings, stage.fingerprint))
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    remove_folder(run.checkpoints)
     return metrics
 
 
@@ -201,13 +194,14 @@ def _learned_in_stage_one(settings: Settings, side: Side) -> bool:
 
 
 def _finetune(
-    name: str, settings: Settings, training: TrainingSettings, stage: StageData, loaded: LoadedModel, origin: Metrics
+    name: str, settings: Settings, training: TrainingSettings, stage: StageData, loaded: LoadedModel, out: Path
 ) -> Metrics:
-    """Train a whole model on the labelled rows, in place."""
+    """Train a whole model on the labelled rows and write it."""
     rows = tokenize(stage.dataset["train"], loaded.tokenizer, settings.data.max_length)
-    run = _training_run(name, settings, training, stage, origin)
+    run = _training_run(name, settings, training, stage, {"start": _state_digest(loaded.model)})
     metrics = train(run, TaskObjective(loaded.model, stage.task), rows, collator(loaded.tokenizer))
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
+    remove_folder(run.checkpoints)
     return metrics
 
 
@@ -230,7 +224,7 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
     run = _training_run(f"{side} filters", settings, options.training, stage, {"model": _weights_digest(folder)})
     metrics = train(run, objective, labelled, collate)
     metrics["probes"] = _probe(settings, stage, loaded, objective)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    remove_folder(run.checkpoints)
     return metrics
 
 
@@ -264,8 +258,15 @@ def _training_run(
     return TrainingRun(name, training, settings.seed, folder, settings.data.group_by_length)
 
 
-def _first(rows: Dataset, collate: Collator, count: int) -> list[Batch]:
+def _first(rows: Dataset, collate: Collator, count: int) -> Iterable[Batch]:
     return forward_batches(rows.select(range(min(count, len(rows)))), collate)
+
+
+def _state_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _weights_digest(folder: Path) -> str:

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tiny import new_config, new_settings, write_backbone
+from ted.errors import ModelError
+from ted.matching import layer_pairs, student_layers, teacher_config
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Hold a backbone of four layers and a student of two."""
+    write_backbone(tmp_path / "backbone")
+    new_config(num_hidden_layers=2).save_pretrained(tmp_path / "small")
+    return tmp_path
+
+
+def test_the_configuration_of_the_teacher_is_read(folder: Path) -> None:
+    assert teacher_config(new_settings(folder)).hidden_size == 32
+
+
+def test_a_student_takes_every_second_layer_unless_told(folder: Path) -> None:
+    assert student_layers(new_settings(folder), 4) == (0, 2)
+    assert student_layers(new_settings(folder, student={"layers": [0, 1, 3]}), 4) == (0, 1, 3)
+
+
+def test_pairs_follow_the_number_of_layers_of_the_student(folder: Path) -> None:
+    assert layer_pairs(new_settings(folder)) == ((0, 1), (1, 3))
+    assert layer_pairs(new_settings(folder, student={"layers": [3]})) == ((0, 3),)
+    assert layer_pairs(new_settings(folder, student={"model": str(folder / "small")})) == ((0, 1), (1, 3))
+    assert layer_pairs(new_settings(folder, filters={"filter_interval": 2})) == ((1, 3),)
+    assert layer_pairs(new_settings(folder, filters={"layer_map": "first_then_last"})) == ((0, 0), (1, 3))
+
+
+def test_explicit_pairs_are_checked_against_both_models(folder: Path) -> None:
+    assert layer_pairs(new_settings(folder, filters={"layer_pairs": [[1, 2]]})) == ((1, 2),)
+    with pytest.raises(ModelError, match=r"holds \[2, 3\], but the student has layers 0 to 1"):
+        layer_pairs(new_settings(folder, filters={"layer_pairs": [[2, 3]]}))
+
+
+def test_layers_that_do_not_match_are_an_error_of_the_models(folder: Path) -> None:
+    with pytest.raises(ModelError, match="3 matched student layers cannot be spread evenly over 4 teacher layers"):
+        layer_pairs(new_settings(folder, student={"layers": [0, 1, 2]}))
