@@ -1,0 +1,330 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from ted.config import DataSettings, TaskSettings
+from ted.data.sources import dataset_fingerprint, load_dataset, select_rows, text_keys
+from ted.errors import DataError
+
+CLASSIFICATION = TaskSettings()
+REGRESSION = TaskSettings(kind="regression")
+SPLITS = ("train", "validation", "test")
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
+    labels = ["bad", "good", "good", "good"]
+    return [{"text": f"film {number}", "label": labels[number % 4]} for number in range(start, start + count)]
+
+
+def write(path: Path, table: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        pd.DataFrame(table).to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(table), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    return path
+
+
+def load(source: Path | str, task: TaskSettings = CLASSIFICATION, seed: int = 0, **data: Any) -> DatasetDict:
+    return load_dataset(DataSettings(source=str(source), **data), task, seed)
+
+
+def texts(dataset: DatasetDict) -> dict[str, list[str]]:
+    return {name: list(split["text"]) for name, split in dataset.items()}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    for number, name in enumerate(SPLITS):
+        write(tmp_path / f"{name}.{suffix}", rows(8, 100 * number))
+    dataset = load(tmp_path)
+    assert list(dataset) == list(SPLITS)
+    first = dataset["validation"][0]
+    assert first == {"text": "film 100", "label": "bad", "row": 1, "source": f"validation.{suffix}"}
+    assert dataset["test"]["row"][:] == list(range(1, 9))
+    assert dataset["train"].features["text"] == Value("string")
+
+
+def test_files_without_split_names_are_joined_and_cut(tmp_path: Path) -> None:
+    write(tmp_path / "b.csv", rows(40, 40))
+    write(tmp_path / "a.jsonl", rows(40))
+    dataset = load(tmp_path)
+    assert {name: len(split) for name, split in dataset.items()} == {"train": 64, "validation": 8, "test": 8}
+    for split in dataset.values():
+        for row in split:
+            assert row["text"] == f"film {row['row'] - 1 + (40 if row['source'] == 'b.csv' else 0)}"
+
+
+@pytest.mark.parametrize("name", ["valid.csv", "dev-00000-of-00001.csv", "VAL.csv"])
+def test_other_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "train.csv", rows(40))
+    write(tmp_path / name, rows(8, 100))
+    dataset = load(tmp_path)
+    assert texts(dataset)["validation"] == [row["text"] for row in rows(8, 100)]
+    assert len(dataset["test"]) == 4
+
+
+def test_cut_is_stratified_and_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.csv", rows(400))
+    first, again, other = load(path, seed=1), load(path, seed=1), load(path, seed=2)
+    assert texts(first) == texts(again)
+    assert texts(first) != texts(other)
+    for name in SPLITS:
+        share = np.mean([label == "bad" for label in first[name]["label"]])
+        assert share == pytest.approx(0.25, abs=0.03)
+        assert first[name]["row"][:] == sorted(first[name]["row"][:])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_text_stands_in_two_splits(tmp_path: Path, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    words = generator.integers(0, 60, size=300)
+    forms = ["Film {}", "film  {}", "FILM {} ", "film\u00a0{}", "\uff46ilm {}"]
+    table = [
+        {"text": forms[generator.integers(len(forms))].format(word), "label": "ab"[generator.integers(2)]}
+        for word in words
+    ]
+    dataset = load(write(tmp_path / "data.jsonl", table), seed=seed)
+    keys = [set(text_keys(dataset[name].to_pandas()).tolist()) for name in SPLITS]
+    assert sum(map(len, keys)) == len(set.union(*keys)) == len(set(words.tolist()))
+    assert sum(len(split) for split in dataset.values()) == len(table)
+
+
+def test_text_keys_tell_pairs_apart() -> None:
+    frame = pd.DataFrame({"text": ["a b", "a", "A", None], "text_pair": ["c", "b c", "B C", ""]})
+    keys = text_keys(frame)
+    assert keys[1] == keys[2]
+    assert len(set(keys.tolist())) == 3
+
+
+def test_csv_fields_stay_as_spelt(tmp_path: Path) -> None:
+    for name in SPLITS:
+        (tmp_path / f"{name}.csv").write_text('id,text,label\n1,NA,007\n2,,None\n3,"two\nlines",\n', encoding="utf-8")
+    train = load(tmp_path)["train"]
+    assert train["text"][:] == ["NA", None, "two\nlines"]
+    assert train["label"][:] == ["007", "None", None]
+
+
+def test_class_numbers_become_names(tmp_path: Path) -> None:
+    columns: list[list[float | None]] = [[0, 1, None], [0.0, 1.0, float("nan")], [True, False, None]]
+    for name, labels in zip(SPLITS, columns, strict=True):
+        write(tmp_path / f"{name}.parquet", [{"text": "x", "label": label} for label in labels])
+    dataset = load(tmp_path)
+    assert dataset["train"]["label"][:] == dataset["validation"]["label"][:] == ["0", "1", None]
+    assert dataset["test"]["label"][:] == ["true", "false", None]
+
+
+def test_labels_of_mixed_types_become_text(tmp_path: Path) -> None:
+    for name in SPLITS:
+        write(tmp_path / f"{name}.jsonl", [{"text": "x", "label": label} for label in (1, "one", None, 1.5)])
+    assert load(tmp_path)["train"]["label"][:] == ["1", "one", None, "1.5"]
+
+
+def test_targets_are_numbers_or_else_text_in_every_split(tmp_path: Path) -> None:
+    for name in SPLITS:
+        write(tmp_path / f"{name}.jsonl", [{"text": "x", "label": label} for label in (1, 2)])
+    assert load(tmp_path, REGRESSION)["test"]["label"][:] == [1.0, 2.0]
+    write(tmp_path / "test.jsonl", [{"text": "x", "label": "high"}])
+    dataset = load(tmp_path, REGRESSION)
+    assert {str(split.features["label"].dtype) for split in dataset.values()} == {"string"}
+
+
+def test_pairs_other_column_names_and_large_strings(tmp_path: Path) -> None:
+    table = pa.table(
+        {"a": pa.array(["x", "y"] * 20, pa.large_string()), "b": [f"z{n}" for n in range(40)], "c": [0, 1] * 20}
+    )
+    pq.write_table(table, tmp_path / "data.parquet")
+    dataset = load(tmp_path / "data.parquet", text_column="a", text_pair_column="b", label_column="c")
+    assert set(dataset["train"].column_names) == {"text", "text_pair", "label", "row", "source"}
+    assert dataset["train"].features["text"] == Value("string")
+
+
+def test_unlabelled_source_needs_text_only(tmp_path: Path) -> None:
+    write(tmp_path / "more" / "train.jsonl", [{"text": "one"}, {"text": "two"}])
+    path = write(tmp_path / "data.csv", rows(40))
+    unlabelled = load(path, unlabelled=str(tmp_path / "more"))["unlabelled"]
+    assert unlabelled[:] == {"text": ["one", "two"], "row": [1, 2], "source": ["train.jsonl"] * 2}
+
+
+def test_changed_file_of_the_same_path_and_time_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.csv", rows(40))
+    status = path.stat()
+    before = load(path)
+    write(path, rows(40, 50))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert set(load(path)["train"]["text"]) == {row["text"] for row in rows(40, 50)} - {
+        text for name in ("validation", "test") for text in load(path)[name]["text"]
+    }
+    assert before["train"]["text"][0].startswith("film")
+
+
+def test_path_may_hold_pattern_characters(tmp_path: Path) -> None:
+    assert len(load(write(tmp_path / "[x] *.csv", rows(40)))["train"]) == 32
+
+
+def test_fingerprint_depends_on_content_alone(tmp_path: Path) -> None:
+    one = dataset_fingerprint(load(write(tmp_path / "one" / "a.csv", rows(40))))
+    assert one == dataset_fingerprint(load(write(tmp_path / "two" / "b.jsonl", rows(40))))
+    assert one != dataset_fingerprint(load(write(tmp_path / "two" / "b.jsonl", rows(40, 1))))
+    assert one != dataset_fingerprint(load(tmp_path / "one" / "a.csv", seed=1))
+    assert len(one) == 64
+
+
+def test_fingerprint_counts_class_names() -> None:
+    def of(names: list[str]) -> str:
+        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        return dataset_fingerprint(
+            DatasetDict(train=Dataset.from_dict({"text": ["a"], "label": [0]}, features=features))
+        )
+
+    assert of(["a", "b"]) != of(["b", "a"])
+
+
+def validated(count: int) -> DatasetDict:
+    features = Features(
+        {
+            "text": Value("string"),
+            "label": ClassLabel(names=["bad", "good"]),
+            "row": Value("int64"),
+            "source": Value("string"),
+        }
+    )
+    columns = {
+        "text": [f"film {number}" for number in range(count)],
+        "label": [int(number % 4 > 0) for number in range(count)],
+        "row": list(range(1, count + 1)),
+        "source": ["train.csv"] * count,
+    }
+    return DatasetDict(train=Dataset.from_dict(columns, features=features))
+
+
+def test_select_rows_draws_each_class_in_order() -> None:
+    data = DataSettings(train_rows=40, labelled_rows=20)
+    dataset = select_rows(validated(100), data, seed=3)
+    assert len(dataset["train"]) == len(dataset["unlabelled"]) == 20
+    assert sum(dataset["train"]["label"]) == 15
+    assert dataset["train"]["row"][:] == sorted(dataset["train"]["row"][:])
+    assert set(dataset["train"]["row"]).isdisjoint(dataset["unlabelled"]["row"])
+    assert dataset["unlabelled"].column_names == ["text", "row", "source"]
+    assert texts(dataset) == texts(select_rows(validated(100), data, seed=3))
+    assert texts(dataset) != texts(select_rows(validated(100), data, seed=4))
+
+
+def test_select_rows_appends_to_unlabelled_text() -> None:
+    dataset = validated(10)
+    dataset["unlabelled"] = dataset["train"].select([0]).remove_columns("label")
+    selected = select_rows(dataset, DataSettings(labelled_rows=6), seed=0)
+    assert len(selected["unlabelled"]) == 5
+    assert selected["unlabelled"]["row"][0] == 1
+
+
+def test_select_rows_keeps_a_rare_class_and_whole_data() -> None:
+    assert sorted(set(select_rows(validated(100), DataSettings(train_rows=2), seed=0)["train"]["label"])) == [0, 1]
+    same = select_rows(validated(8), DataSettings(train_rows=8, labelled_rows=8), seed=0)
+    assert list(same) == ["train"]
+    assert len(same["train"]) == 8
+
+
+@pytest.mark.parametrize("setting", ["train_rows", "labelled_rows"])
+def test_select_rows_refuses_more_rows_than_there_are(setting: str) -> None:
+    with pytest.raises(DataError, match=rf"data\.{setting} is 9 but there are 8 training rows"):
+        select_rows(validated(8), DataSettings.model_validate({setting: 9}), seed=0)
+
+
+def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    part = Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]}, features=features)
+    hub = DatasetDict(train=part, validation=part, test=part, extra=part)
+    asked: list[object] = []
+
+    def load_from_hub(name: str, *, revision: str | None) -> DatasetDict:
+        asked.append((name, revision))
+        return hub
+
+    monkeypatch.setattr(datasets, "load_dataset", load_from_hub)
+    dataset = load("someone/films", revision="v1", unlabelled="someone/texts")
+    assert asked == [("someone/films", "v1"), ("someone/texts", None)]
+    assert dataset["train"][:] == {"text": ["a", "b"], "label": ["neg", None], "row": [1, 2], "source": ["train"] * 2}
+    assert len(dataset["unlabelled"]) == 8
+    hub["test"] = part.select([])
+    with pytest.raises(DataError, match="test: has columns but no rows"):
+        load("someone/films")
+    del hub["train"], hub["validation"], hub["test"]
+    with pytest.raises(DataError, match="has the splits extra but none named train"):
+        load("someone/films")
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, **_: object) -> DatasetDict:
+        raise ConnectionError(f"Couldn't reach '{name}' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(DataError, match=r"someone/films: no such path here.*Couldn't reach.*download the data set"):
+        load("someone/films")
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "message"),
+    [
+        ({"train.csv": rows(40)}, {"revision": "v1"}, r"data\.revision cannot act: .* is a local path"),
+        ({"notes.txt": rows(1)}, {}, "no table files in this folder; allowed: .csv, .json, .jsonl, .parquet"),
+        ({"test.csv": rows(40)}, {}, "holds test but no training rows"),
+        ({"a.csv": rows(40)}, {"label_column": "text"}, "must differ"),
+        (
+            {"a.parquet": rows(40)},
+            {"label_column": "lable"},
+            "no column 'lable' among 'text', 'label'; did you mean 'label'",
+        ),
+        ({"a.parquet": [{"text": 1, "label": 0}]}, {}, "column 'text' holds int64, not text"),
+        ({"a.parquet": [{"text": "a", "label": [0]}]}, {}, "column 'label' holds .*, not a class or a number"),
+    ],
+)
+def test_refusals(tmp_path: Path, files: dict[str, Any], data: dict[str, Any], message: str) -> None:
+    for name, table in files.items():
+        write(tmp_path / name, table)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, **data)
+
+
+def test_parquet_without_rows(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match="has columns but no rows"):
+        load(tmp_path)
+
+
+def test_csv_of_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\n\n")
+    with pytest.raises(DataError, match="not read as a table: No columns"):
+        load(tmp_path)
+
+
+def test_json_array_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataError, match="not read as a table"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["text,label\na,b,c\n", "text,label\n\x00\n"])
+def test_csv_whose_rows_do_not_fit_the_header(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=r"more fields than the header|too few"):
+        load(tmp_path)
+
+
+def test_packaged_sample() -> None:
+    dataset = load(Path(__file__).parents[3] / DataSettings().source)
+    assert {name: len(split) for name, split in dataset.items()} == {"train": 7600, "validation": 1235, "test": 1237}
+    assert set(dataset["train"]["label"]) == {"negative", "positive"}
