@@ -369,6 +369,27 @@ class RunSettings(Section):
 LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
 STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
+# Settings that act on matched layers, in stage I and on what the teacher predicts.
+OF_LAYERS = (
+    "mse_alpha",
+    "layer_loss_units",
+    "layer_reduction",
+    "mask_padding",
+    "student_filter_init",
+    "ridge_penalty",
+    "alignment_rows",
+    "filter_learning_rate_multiplier",
+)
+OF_STAGE_ONE = ("training", "head_pooling", "head_dropout", "backbone_dropout")
+OF_PREDICTIONS = (
+    "kl_alpha",
+    "prediction_mse_alpha",
+    "temperature",
+    "batch_softmax_kl",
+    "teacher_cache",
+    "teacher_cache_mib",
+)
+
 # Settings that give the arithmetic of the published code at commit 1cd33d0.
 OFFICIAL_VALUES: dict[str, Any] = {
     "filters.head_pooling": "first_token",
@@ -427,6 +448,11 @@ class Settings(Section):
             SettingsError: a line per problem with the dotted key.
         """
         problems = [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
+        if self.filters.filter_nonlinear and self.resolved().distillation.student_filter_init == "ridge":
+            problems.append(
+                "distillation.student_filter_init is ridge, which aligns linear filters only; with "
+                "filters.filter_nonlinear set it to stage_one or random"
+            )
         if self.compatibility == "official":
             problems += [
                 f"{key} must be {value!r} with compatibility: official, not {self._value(key)!r}; remove one of the two"
@@ -472,26 +498,14 @@ class Settings(Section):
         reason = f"method {self.method} does not use it"
         keys: list[str] = []
         if self.method not in LAYER_METHODS:
-            keys += [
-                "filters",
-                "distillation.mse_alpha",
-                "distillation.layer_loss_units",
-                "distillation.layer_reduction",
-            ]
-            keys += ["distillation.mask_padding", "distillation.student_filter_init", "distillation.ridge_penalty"]
-            keys += ["distillation.filter_learning_rate_multiplier"]
+            keys += ["filters", *(f"distillation.{name}" for name in OF_LAYERS)]
         elif self.method not in STAGE_ONE_METHODS:
-            keys += ["filters.training", "filters.head_pooling", "filters.backbone_dropout"]
+            keys += [f"filters.{name}" for name in OF_STAGE_ONE]
         if self.method == "lwd":
             keys += ["filters.filter_output_dim"]
         if self.method == "finetune":
-            keys += ["distillation.kl_alpha", "distillation.prediction_mse_alpha", "distillation.temperature"]
-            keys += [
-                "distillation.teacher_cache",
-                "distillation.teacher_cache_mib",
-                "data.unlabelled",
-                "data.labelled_rows",
-            ]
+            keys += [f"distillation.{name}" for name in OF_PREDICTIONS]
+            keys += ["data.unlabelled", "data.labelled_rows"]
         return [(key, reason) for key in keys]
 
     def _idle_by_switch(self) -> list[tuple[str, str]]:
@@ -534,7 +548,10 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+        problems = error.errors()
+        # A value that is refused is also left out of its list, which then is said to be too short.
+        inner = {problem["loc"][:end] for problem in problems for end in range(len(problem["loc"]))}
+        raise SettingsError("\n".join(_explain(item) for item in problems if item["loc"] not in inner)) from None
     settings.check()
     return settings
 

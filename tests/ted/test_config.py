@@ -1,0 +1,283 @@
+"""Settings: bounds, refusals, round trips, and a description under every field."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from ted.config import OFFICIAL_VALUES, Section, Settings, TeacherSettings, TrainingSettings, parse_settings
+from ted.errors import SettingsError
+
+
+def sections(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    yield path, section
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from sections(field.annotation, f"{path}.{name}".lstrip("."))
+
+
+SECTIONS = dict(sections(Settings))
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    """Return the mapping that gives one dotted key a value."""
+    section, _, rest = key.partition(".")
+    return {section: nested(rest, value) if rest else value}
+
+
+def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            old = result.get(key)
+            result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def test_an_empty_mapping_gives_the_defaults() -> None:
+    settings = parse_settings({})
+    assert settings == Settings()
+    assert settings.resolved() is settings
+
+
+def test_defaults_that_users_rely_on() -> None:
+    settings = Settings()
+    assert (settings.method, settings.compatibility, settings.seed) == ("ted", "none", 42)
+    assert settings.task.kind == "classification"
+    assert (settings.distillation.temperature, settings.distillation.mask_padding) == (2.0, True)
+    assert settings.distillation.student_filter_init == "ridge"
+    assert settings.distillation.layer_loss_units == "variance"
+    assert (settings.filters.filter_nonlinear, settings.filters.filter_interval) == (False, 1)
+    assert settings.student.layers is None
+    assert settings.promotion.model_stage == "staging"
+
+
+@pytest.mark.parametrize("path", SECTIONS)
+def test_every_field_has_a_description_that_repeats_no_value(path: str) -> None:
+    for name, field in SECTIONS[path].model_fields.items():
+        assert field.description, f"{path}.{name} has no description"
+        assert field.description.rstrip().endswith("."), f"{path}.{name}: a description is a sentence"
+        assert "default" not in field.description.lower(), f"{path}.{name} names its default in prose"
+
+
+@pytest.mark.parametrize("path", SECTIONS)
+def test_sections_are_frozen_and_closed(path: str) -> None:
+    section = SECTIONS[path]
+    assert issubclass(section, Section)
+    assert section.model_config.get("frozen")
+    assert section.model_config.get("extra") == "forbid"
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        settings.seed = 1
+
+
+def test_settings_come_back_from_json() -> None:
+    settings = parse_settings(
+        {"student": {"layers": [0, 3]}, "filters": {"layer_pairs": [[0, 1]]}, "task": {"labels": ["a", "b"]}}
+    )
+    assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+
+
+@pytest.mark.parametrize("compatibility", ["none", "official"])
+def test_a_part_of_the_settings_comes_back_and_holds_nothing_else(compatibility: str) -> None:
+    settings = parse_settings(
+        {
+            "seed": 7,
+            "compatibility": compatibility,
+            "data": {"source": "rows.csv"},
+            "gates": {"min_teacher_share": 0.5},
+            "teacher": {"model": "somewhere"},
+        }
+    ).resolved()
+    part = settings.only("data", "teacher")
+    assert (part.seed, part.data, part.teacher) == (7, settings.data, settings.teacher)
+    assert (part.gates, part.filters, part.method) == (Settings().gates, Settings().filters, Settings().method)
+    assert Settings.model_validate(part.model_dump(mode="json")) == part
+    assert settings.only() == Settings(seed=7)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sead": 1}, "sead: unknown setting; did you mean seed?"),
+        ({"distilation": {}}, "distilation: unknown setting; did you mean distillation?"),
+        ({"distillation": {"kl_alhpa": 1}}, "distillation.kl_alhpa: unknown setting; did you mean distillation.kl_al"),
+        ({"teacher": {"training": {"lr": 1}}}, "teacher.training.lr: unknown setting; allowed: adam_beta1, "),
+        ({"seed": "x"}, "seed: Input should be a valid integer, unable to parse string as an integer; got 'x'"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0; got -1"),
+        ({"method": "dk"}, "method: Input should be 'finetune', 'kd', 'lwd', 'random_filter' or 'ted'; got 'dk'"),
+        ({"data": 3}, "data: Input should be a valid dictionary"),
+        ({"filters": {"layer_pairs": [[0, -1]]}}, "filters.layer_pairs.0.1: Input should be greater than or equal to"),
+        ({"export": {"name": "My Model"}}, "export.name: String should match pattern"),
+        ({"distillation": {"temperature": 0}}, "distillation.temperature: Input should be greater than 0; got 0"),
+        ({"teacher": {"training": {"learning_rate": 0}}}, "teacher.training.learning_rate: Input should be greater"),
+        ({"task": {"labels": ["a"]}}, "task.labels: Tuple should have at least 2 items"),
+        ({"task": {"labels": ["a", "b", "a"]}}, "task.labels repeats a name: ['a', 'b', 'a']; name each class once"),
+        ({"task": {"kind": "regression", "labels": ["a", "b"]}}, "task.labels cannot act: a regression task has no cl"),
+        ({"data": {"validation_fraction": 0.5, "test_fraction": 0.5}}, "leave no training rows; lower one"),
+        ({"data": {"train_rows": 10, "labelled_rows": 11}}, "data.labelled_rows is larger than data.train_rows; lower"),
+        ({"quality": {"min_characters": 9, "max_characters": 8}}, "quality.min_characters is above quality.max_charac"),
+        ({"student": {"model": "x", "layers": [0]}}, "student.layers cannot act beside student.model; remove one"),
+        ({"student": {"layers": [2, 0]}}, "student.layers must rise without repeats, not [2, 0]"),
+        ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),
+    ],
+)
+def test_wrong_values_get_one_line_with_the_dotted_key(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(values)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_problem_gets_its_line() -> None:
+    with pytest.raises(SettingsError, match=r"(?s)data\.max_length: .*sead: ") as caught:
+        parse_settings({"sead": 1, "data": {"max_length": 1}})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+KD: dict[str, Any] = {"method": "kd"}
+LWD: dict[str, Any] = {"method": "lwd"}
+RANDOM: dict[str, Any] = {"method": "random_filter"}
+FINETUNE: dict[str, Any] = {"method": "finetune"}
+REGRESSION: dict[str, Any] = {"task": {"kind": "regression"}}
+OFFICIAL: dict[str, Any] = {"compatibility": "official"}
+BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax_kl", True))
+
+IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
+    ({}, "distillation.prediction_mse_alpha", 1.0, "task.kind is classification"),
+    ({}, "distillation.batch_softmax_kl", True, "task.kind is classification"),
+    (REGRESSION, "quality.min_rows_per_class", 3, "a regression task has one output and no classes"),
+    (REGRESSION, "distillation.kl_alpha", 1.0, "a regression task has one output"),
+    (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),
+    (BATCH_KL, "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
+    (merged(REGRESSION, OFFICIAL), "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
+    *[(KD, key, value, "method kd does not use it") for key, value in [
+        ("filters.filter_output_dim", 8),
+        ("distillation.mse_alpha", 1.0),
+        ("distillation.layer_loss_units", "raw"),
+        ("distillation.layer_reduction", "sum"),
+        ("distillation.mask_padding", True),
+        ("distillation.student_filter_init", "random"),
+        ("distillation.ridge_penalty", 1.0),
+        ("distillation.alignment_rows", 10),
+        ("distillation.filter_learning_rate_multiplier", 2.0),
+    ]],
+    *[(method, key, value, f"method {method['method']} does not use it") for method in (LWD, RANDOM)
+      for key, value in [
+        ("filters.training.max_steps", 8),
+        ("filters.head_pooling", "mean"),
+        ("filters.head_dropout", 0.2),
+        ("filters.backbone_dropout", True),
+    ]],
+    (LWD, "filters.filter_output_dim", 8, "method lwd does not use it"),
+    *[(FINETUNE, key, value, "method finetune does not use it") for key, value in [
+        ("filters.filter_interval", 2),
+        ("distillation.kl_alpha", 1.0),
+        ("distillation.temperature", 1.0),
+        ("distillation.teacher_cache", "on"),
+        ("distillation.teacher_cache_mib", 10),
+        ("data.unlabelled", "more.csv"),
+        ("data.labelled_rows", 10),
+    ]],
+    (merged(FINETUNE, REGRESSION), "distillation.prediction_mse_alpha", 1.0, "method finetune does not use it"),
+    (merged(FINETUNE, REGRESSION), "distillation.batch_softmax_kl", True, "method finetune does not use it"),
+    (nested("teacher.finetune", False), "teacher.training.max_steps", 5, "teacher.finetune is false"),
+    (nested("distillation.teacher_cache", "on"), "distillation.teacher_cache_mib", 5, "teacher_cache is not auto"),
+    (nested("distillation.mask_padding", False), "distillation.teacher_cache", "on", "padded positions enter"),
+    (OFFICIAL, "distillation.teacher_cache", "on", "padded positions enter the layer loss"),
+    (nested("distillation.student_filter_init", "random"), "distillation.ridge_penalty", 1.0, "do not start by ridge"),
+    (OFFICIAL, "distillation.ridge_penalty", 1.0, "do not start by ridge regression"),
+    (nested("evaluation.control", False), "gates.min_gain_over_control", 0.1, "evaluation.control is false"),
+    (nested("filters.layer_pairs", [[0, 0]]), "filters.filter_interval", 2, "filters.layer_pairs is given"),
+    (nested("filters.layer_pairs", [[0, 0]]), "filters.layer_map", "first_then_last", "filters.layer_pairs is given"),
+    (nested("export.int8", False), "export.int8_max_metric_drop", 0.1, "export.int8 is false"),
+    (nested("export.int8", False), "export.int8_max_latency_ratio", 0.1, "export.int8 is false"),
+    (nested("export.int8", False), "export.int8_max_size_ratio", 0.1, "export.int8 is false"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "key", "value", "reason"), IDLE)
+def test_a_setting_that_cannot_act_is_refused(base: dict[str, Any], key: str, value: object, reason: str) -> None:
+    parse_settings(base)
+    with pytest.raises(SettingsError, match=r"cannot act: .*; remove it") as caught:
+        parse_settings(merged(base, nested(key, value)))
+    named = [line for line in str(caught.value).splitlines() if key.startswith(line.split(" ", 1)[0])]
+    assert len(named) == 1
+    assert reason in named[0]
+
+
+def test_settings_that_act_are_taken() -> None:
+    parse_settings(merged(REGRESSION, nested("distillation.prediction_mse_alpha", 1.0)))
+    parse_settings(merged(BATCH_KL, nested("distillation.kl_alpha", 1.0)))
+    parse_settings(merged(KD, nested("distillation.kl_alpha", 1.0)))
+    parse_settings(merged(LWD, nested("filters.filter_interval", 2), nested("distillation.mse_alpha", 1.0)))
+    parse_settings(merged(RANDOM, nested("filters.filter_output_dim", 8)))
+    parse_settings(nested("gates.min_gain_over_control", None) | nested("evaluation.control", False))
+    parse_settings(nested("distillation.ridge_penalty", 0.1))
+
+
+def test_nonlinear_filters_cannot_be_aligned() -> None:
+    nonlinear = nested("filters.filter_nonlinear", True)
+    with pytest.raises(SettingsError, match=r"student_filter_init is ridge, which aligns linear filters only; with"):
+        parse_settings(nonlinear)
+    for start in ("stage_one", "random"):
+        parse_settings(merged(nonlinear, nested("distillation.student_filter_init", start)))
+    parse_settings(merged(nonlinear, OFFICIAL))
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "filters.head_pooling": "mean",
+    "filters.backbone_dropout": False,
+    "filters.init_std": 0.5,
+    "filters.layer_map": "first_then_last",
+    "distillation.temperature": 1.0,
+    "distillation.layer_loss_units": "variance",
+    "distillation.layer_reduction": "sum",
+    "distillation.mask_padding": True,
+    "distillation.student_filter_init": "random",
+    "distillation.filter_learning_rate_multiplier": 2.0,
+    "distillation.batch_softmax_kl": False,
+    "data.group_by_length": True,
+}
+
+
+@pytest.mark.parametrize("key", OFFICIAL_VALUES)
+def test_a_published_value_cannot_be_contradicted(key: str) -> None:
+    task = REGRESSION if key == "distillation.batch_softmax_kl" else {}
+    with pytest.raises(SettingsError, match=rf"(?m)^{key} must be .* with compatibility: official, not .*; remove one"):
+        parse_settings(merged(OFFICIAL, task, nested(key, OTHER_VALUES[key])))
+    parse_settings(merged(OFFICIAL, task, nested(key, OFFICIAL_VALUES[key])))
+
+
+def test_official_fills_in_the_published_values_and_nothing_else() -> None:
+    given = merged(OFFICIAL, nested("distillation.kl_alpha", 20.0), nested("filters.filter_output_dim", 768))
+    settings = parse_settings(given)
+    resolved = settings.resolved()
+    for key, value in OFFICIAL_VALUES.items():
+        section, name = key.split(".")
+        assert getattr(getattr(resolved, section), name) == value
+    assert (resolved.distillation.kl_alpha, resolved.filters.filter_output_dim) == (20.0, 768)
+    assert resolved.teacher == settings.teacher
+    assert resolved.resolved() == resolved
+    assert Settings.model_validate(resolved.model_dump(mode="json")).resolved() == resolved
+
+
+def test_official_values_name_settings_that_exist() -> None:
+    for key in OFFICIAL_VALUES:
+        section, name = key.split(".")
+        assert name in SECTIONS[section].model_fields
+
+
+def test_stages_differ_from_the_common_training_by_two_values() -> None:
+    common = set(TrainingSettings.model_fields)
+    for path, section in SECTIONS.items():
+        if path.endswith("training"):
+            assert set(section.model_fields) == common
+            own = set(section.__annotations__)
+            assert own == {"learning_rate", "num_train_epochs"}
+    assert TeacherSettings().training.learning_rate < 1e-3
