@@ -49,7 +49,7 @@ def new_filters(settings: Settings, input_dim: int, side: Side) -> TaskAwareFilt
 
 
 def teacher_outputs(
-    settings: Settings, folder: Path, frozen: FrozenModel, rows: Dataset, batches: Sequence[Batch]
+    settings: Settings, folder: Path, frozen: FrozenModel, rows: Dataset, batches: Iterable[Batch]
 ) -> OutputSource:
     """Return the teacher's outputs: kept on disk where the settings let them, else computed on each batch.
 
@@ -104,19 +104,18 @@ class Sides:
         return () if self.teacher_filters is None else self.teacher_filters.layers
 
     def objective(
-        self, settings: Settings, task: Task, source: OutputSource, batches: Iterable[Batch]
+        self, settings: Settings, task: Task, source: OutputSource | None, batches: Iterable[Batch]
     ) -> DistillationObjective:
         """Return the stage-II objective, with the student's filters at their start.
 
         Args:
             settings: of the run.
             task: of the run.
-            source: the teacher's outputs.
+            source: the teacher's outputs; None where the method has no use for them.
             batches: training rows that alignment and target variances are measured on.
         """
-        method, options = METHODS[settings.method], settings.distillation
-        needs_teacher = method.uses_predictions or method.uses_layers
-        teacher = FilteredTeacher(source, self.teacher_filters) if needs_teacher else None
+        options = settings.distillation
+        teacher = None if source is None else FilteredTeacher(source, self.teacher_filters)
         variances = None
         if self.student_filters is not None and teacher is not None:
             variances = self._align(settings, teacher, batches)

@@ -30,6 +30,11 @@ class Method:
     teacher_filters: TeacherFilters
 
     @property
+    def uses_teacher(self) -> bool:
+        """Whether anything is learnt from the teacher."""
+        return self.uses_predictions or self.uses_layers
+
+    @property
     def uses_layers(self) -> bool:
         """Whether matched layers add a loss."""
         return self.teacher_filters != "none"

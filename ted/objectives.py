@@ -1,6 +1,7 @@
 """The modules that a trainer optimises: each maps a batch to the loss and to the values worth logging."""
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel

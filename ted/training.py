@@ -157,6 +157,8 @@ class ObjectiveTrainer(Trainer):
         loss = values.pop("loss")
         if not torch.isfinite(loss):
             raise NonFiniteError(_not_finite("loss", self.run.name, self.state.global_step + 1))
+        if not self._sums:
+            self._num_logged = self.state.global_step
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + value.detach()
         return loss
@@ -168,7 +170,6 @@ class ObjectiveTrainer(Trainer):
         if "loss" in logs and steps > 0:
             logs |= {name: value.item() / steps for name, value in self._sums.items()}
             self._sums.clear()
-            self._num_logged = self.state.global_step
         super().log(logs, start_time)
 
     @override

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from ted.tasks import Task
@@ -68,12 +69,13 @@ def collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     return collate
 
 
-def forward_batches(rows: Dataset, collate: Collator) -> list[Batch]:
+def forward_batches(rows: Dataset, collate: Collator) -> "DataLoader[Batch]":
     """Return all rows in batches of similar length, for passes without gradients; the order hangs on the rows alone."""
     lengths = rows["length"][:]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     chunks = [order[start : start + FORWARD_BATCH] for start in range(0, len(order), FORWARD_BATCH)]
-    return [collate([rows[row] for row in chunk]) for chunk in chunks]
+    # A generator of its own: looking at rows must not move the random numbers of training.
+    return DataLoader(rows, batch_sampler=chunks, collate_fn=collate, generator=torch.Generator())
 
 
 def to_device(batches: Iterable[Batch]) -> Iterator[Batch]:

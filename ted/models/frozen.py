@@ -5,6 +5,7 @@ Letters in names: B rows, C model outputs, L positions, D features, T tokens of 
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ted.data.preparation import Batch
-from ted.files import atomic_folder, sha256_file, write_json
+from ted.files import atomic_folder, sha256_file
 
 LOGITS = "logits.npy"
 STATES = "states.npy"
@@ -98,21 +99,24 @@ class OutputStore:
 
     def __init__(self, folder: Path) -> None:
         self.logits_NC = np.load(folder / LOGITS, mmap_mode="r", allow_pickle=False)
-        self.states_TKD = np.load(folder / STATES, mmap_mode="r", allow_pickle=False)
+        stored = folder / STATES
+        self.states_TKD = np.load(stored, mmap_mode="r", allow_pickle=False) if stored.is_file() else None
         self.offsets = np.load(folder / OFFSETS, allow_pickle=False)
 
     def __call__(self, batch: Batch) -> ModelOutputs:
         """Return the kept outputs of the rows that `index` names; states of padded positions are 0."""
         device = batch["input_ids"].device
         rows = batch["index"].tolist()
+        logits_BC = torch.from_numpy(np.array(self.logits_NC[rows])).to(device)
+        if self.states_TKD is None:
+            return ModelOutputs(logits_BC, [])
         num_layers, width = self.states_TKD.shape[1:]
         states_KBLD = torch.zeros(num_layers, *batch["input_ids"].shape, width)
         for place, row in enumerate(rows):
             start, end = self.offsets[row], self.offsets[row + 1]
             row_TKD = torch.from_numpy(np.array(self.states_TKD[start:end]))
             states_KBLD[:, place, : end - start] = row_TKD.transpose(0, 1)
-        logits_BC = torch.from_numpy(np.array(self.logits_NC[rows]))
-        return ModelOutputs(logits_BC.to(device), list(states_KBLD.to(device)))
+        return ModelOutputs(logits_BC, list(states_KBLD.to(device)))
 
 
 def keep_outputs(source: FrozenModel, rows: Dataset, batches: Iterable[Batch], folder: Path) -> OutputStore:
@@ -134,26 +138,26 @@ def keep_outputs(source: FrozenModel, rows: Dataset, batches: Iterable[Batch], f
 
 def _compute(source: FrozenModel, batches: Iterable[Batch], offsets: np.ndarray, folder: Path) -> None:
     np.save(folder / OFFSETS, offsets, allow_pickle=False)
-    hidden_size = source.model.config.hidden_size
-    shape = (int(offsets[-1]), len(source.layers), hidden_size)
-    states_TKD = np.lib.format.open_memmap(folder / STATES, mode="w+", dtype=np.float32, shape=shape)
-    logits_NC = np.zeros((len(offsets) - 1, source.model.config.num_labels), dtype=np.float32)
+    logits_NC = np.zeros((len(offsets) - 1, source.model.config.num_labels or 1), dtype=np.float32)
+    shape = (int(offsets[-1]), len(source.layers), source.model.config.hidden_size)
+    states_TKD = None
+    if source.layers:
+        states_TKD = np.lib.format.open_memmap(folder / STATES, mode="w+", dtype=np.float32, shape=shape)
     for batch in batches:
         outputs = source(batch)
-        stacked_BLKD = torch.stack(outputs.states, dim=2).float().cpu().numpy() if outputs.states else None
-        for place, row in enumerate(batch["index"].tolist()):
-            start, end = offsets[row], offsets[row + 1]
-            if stacked_BLKD is not None:
+        rows = batch["index"].tolist()
+        logits_NC[rows] = outputs.logits.float().cpu().numpy()
+        if states_TKD is not None:
+            stacked_BLKD = torch.stack(outputs.states, dim=2).float().cpu().numpy()
+            for place, row in enumerate(rows):
+                start, end = offsets[row], offsets[row + 1]
                 states_TKD[start:end] = stacked_BLKD[place, : end - start]
-            logits_NC[row] = outputs.logits[place].float().cpu().numpy()
-    states_TKD.flush()
+    if states_TKD is not None:
+        states_TKD.flush()
     np.save(folder / LOGITS, logits_NC, allow_pickle=False)
-    write_json(folder / "shape.json", {"rows": len(logits_NC), "tokens": shape[0], "layers": list(source.layers)})
 
 
 def _remove_old_stores(folder: Path) -> None:
-    import shutil
-
     stores = [item for item in folder.parent.iterdir() if (item / OFFSETS).is_file()]
     for old in sorted(stores, key=lambda item: item.stat().st_mtime, reverse=True)[KEPT_STORES:]:
         shutil.rmtree(old)
