@@ -33,6 +33,7 @@ from ted.models.loading import (
     load_config,
     load_pretrained,
     load_trained,
+    quiet_transformers,
 )
 from ted.models.student import build_student
 from ted.objectives import FilterObjective, TaskObjective
@@ -274,6 +275,7 @@ def _weights_digest(folder: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+@quiet_transformers()
 def _write_model(out: Path, loaded: LoadedModel, metrics: Metrics, record: Metrics) -> None:
     with atomic_folder(out) as folder:
         loaded.model.save_pretrained(folder)

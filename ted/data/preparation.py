@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from ted.data.sources import no_progress_bars
 from ted.tasks import Task
 
 Batch = dict[str, Tensor]
@@ -18,6 +19,7 @@ FORWARD_BATCH = 64
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 
+@no_progress_bars()
 def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Return token ids cut to `max_length`, with `length` (tokens), `index` (row) and, if given, `label`."""
     pairs = "text_pair" in dataset.column_names
@@ -33,6 +35,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     )
 
 
+@no_progress_bars()
 def training_rows(dataset: DatasetDict, task: Task) -> Dataset:
     """Return the labelled training rows followed by the unlabelled ones, whose label is the task's `unlabelled`."""
     labelled = dataset["train"]

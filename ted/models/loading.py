@@ -1,12 +1,15 @@
 """From a name to a model and its tokenizer, with the checks that would otherwise fail late and obscurely."""
 
 import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from ted.errors import ModelError
 from ted.files import sha256_file
@@ -58,6 +61,20 @@ class ModelSource:
             "local_files_only": self.local,
             "trust_remote_code": self.trust_remote_code,
         }
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and reports of loaded weights off the screen; errors are still raised."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def find_model(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:
@@ -125,6 +142,7 @@ def load_config(source: ModelSource) -> Any:  # noqa: ANN401 - each architecture
         raise ModelError(_cannot_load("configuration", source, error)) from error
 
 
+@quiet_transformers()
 def load_pretrained(source: ModelSource, task: Task, *, fresh_head: bool = True) -> LoadedModel:
     """Return a pre-trained model with a head for the task, fresh where the checkpoint has none.
 
@@ -158,6 +176,7 @@ def load_pretrained(source: ModelSource, task: Task, *, fresh_head: bool = True)
     return LoadedModel(model.float(), tokenizer)
 
 
+@quiet_transformers()
 def load_trained(folder: Path) -> LoadedModel:
     """Return a model that a stage has written, in evaluation mode.
 
