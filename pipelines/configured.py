@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from zenml.client import Client
 from zenml.enums import ExecutionMode
 from zenml.models import PipelineRunResponse
 from zenml.pipelines.pipeline_definition import Pipeline
@@ -50,6 +52,8 @@ class ConfiguredPipeline(Pipeline):
         if self.settings is None:
             return self.with_options()(*args, **kwargs)
         try:
+            if Client().active_stack.orchestrator.flavor == "local":
+                self._show_forecast(self.settings)
             run = super().__call__(*args, **kwargs)
         except TedError as error:
             raise click.ClickException(str(error)) from None
@@ -59,6 +63,12 @@ class ConfiguredPipeline(Pipeline):
             raise click.ClickException(_failure(run))
         show(publish(run, Path(self.settings.run.output_dir)))
         return run
+
+    @staticmethod
+    def _show_forecast(settings: Settings) -> None:
+        from ted.forecast import forecast
+
+        Console().print(forecast(settings).table())
 
     def _step_names(self, settings: Settings) -> Collection[str]:
         pipeline = self.copy()

@@ -47,22 +47,16 @@ def show(results: Results) -> None:
     """Print the table of a run's models and its verdicts, and where report and bundle lie."""
     evaluation, console = results.evaluation, Console()
     batches = list(evaluation["models"]["teacher"]["latency_ms"])
-    table = Table(title=f"{evaluation['rows']} test rows")
-    for column in (
-        "model",
-        evaluation["primary_metric"],
-        "agreement",
-        "parameters",
-        "MiB",
-        *(f"ms, batch {size}" for size in batches),
-    ):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    table = Table(title=f"{evaluation['rows']:,} test rows, latency in ms per batch", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for column in (evaluation["primary_metric"], "agreement", "M params", "MiB", *(f"ms/{size}" for size in batches)):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, model in evaluation["models"].items():
         table.add_row(
             name.replace("_", " "),
             f"{model['primary']:.4f}",
             f"{model['agreement']:.4f}",
-            f"{model['parameters']:,}",
+            f"{model['parameters'] / 1e6:.2f}",
             f"{model['size_bytes'] / MEBIBYTE:.1f}",
             *(f"{model['latency_ms'][size]:.1f}" for size in batches),
         )
