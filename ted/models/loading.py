@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -164,7 +165,7 @@ def load_pretrained(source: ModelSource, task: Task, *, fresh_head: bool = True)
         model, info = auto_class.from_pretrained(
             source.location, config=config, output_loading_info=True, **source.options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load("model", source, error)) from error
     if info["missing_keys"] and not fresh_head:
         missing = ", ".join(sorted(info["missing_keys"]))
@@ -189,7 +190,7 @@ def load_trained(folder: Path) -> LoadedModel:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         model_class = getattr(transformers, config.architectures[0])
         model: PreTrainedModel = model_class.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load("model", source, error)) from error
     model.train(False)
     return LoadedModel(model, tokenizer)
@@ -239,6 +240,11 @@ def _set_labels(config: Any, task: Task, location: str) -> None:  # noqa: ANN401
         raise ModelError(
             f"{location} was trained for the classes {trained}, the run has {names}; set task.labels to the former "
             "and name the labels of the data likewise, or take a model without a task head"
+        )
+    if has_head and len(trained) != task.num_outputs:
+        raise ModelError(
+            f"{location} has a head of {len(trained)} outputs, the run needs {task.num_outputs}; "
+            "set task.kind and task.labels to what it was trained for, or take a model without a task head"
         )
     config.num_labels = task.num_outputs
     config.id2label = dict(enumerate(names))

