@@ -5,7 +5,6 @@ Letters in names: B rows, C model outputs, L positions, D features, T tokens of 
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ted.data.preparation import Batch
-from ted.files import atomic_folder, sha256_file
+from ted.files import atomic_folder, remove_folder, sha256_file
 
 LOGITS = "logits.npy"
 STATES = "states.npy"
@@ -133,6 +132,8 @@ def keep_outputs(source: FrozenModel, rows: Dataset, batches: Iterable[Batch], f
         with atomic_folder(folder) as temporary:
             _compute(source, batches, offsets, temporary)
         _remove_old_stores(folder)
+    # The time of a store is that of its last use.
+    folder.touch()
     return OutputStore(folder)
 
 
@@ -160,4 +161,4 @@ def _compute(source: FrozenModel, batches: Iterable[Batch], offsets: np.ndarray,
 def _remove_old_stores(folder: Path) -> None:
     stores = [item for item in folder.parent.iterdir() if (item / OFFSETS).is_file()]
     for old in sorted(stores, key=lambda item: item.stat().st_mtime, reverse=True)[KEPT_STORES:]:
-        shutil.rmtree(old)
+        remove_folder(old)

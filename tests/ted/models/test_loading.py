@@ -106,7 +106,9 @@ class TestLoading:
         assert load_pretrained(backbone, REGRESSION).model.config.num_labels == 1
 
     def test_weights_are_computed_with_in_float32(self, tmp_path: Path) -> None:
-        model = BertForSequenceClassification(new_config(num_labels=2)).to(torch.float16)
+        model = BertForSequenceClassification(new_config(num_labels=2))
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.float16)
         source = find_model(str(write_model(tmp_path, model, new_tokenizer())))
         assert load_pretrained(source, CLASSIFICATION).model.dtype == torch.float32
 

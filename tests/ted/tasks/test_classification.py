@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, matthews_corrcoef
+from torch.nn import functional
+
+from ted.heads import SequenceHead
+from ted.tasks.classification import Classification
+
+BINARY = Classification(("no", "yes"))
+TERNARY = Classification(("a", "b", "c"))
+LOGITS_NC = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5], [0.2, 0.1], [0.0, 1.0]])
+LABELS_N = np.array([0, 1, 1, 0, 0])
+
+
+def test_one_output_per_class() -> None:
+    assert (BINARY.num_outputs, TERNARY.num_outputs) == (2, 3)
+    assert (BINARY.kind, BINARY.primary_metric, BINARY.higher_is_better) == ("classification", "accuracy", True)
+
+
+def test_rows_without_a_class_are_known_by_their_label() -> None:
+    labels = torch.tensor([0, 1, int(BINARY.unlabelled)])
+    assert BINARY.labelled(labels).tolist() == [True, True, False]
+
+
+def test_the_task_loss_is_torchs_mean_over_labelled_rows() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 3), torch.tensor([0, -100, 2, 1, -100])
+    loss = TERNARY.task_loss(logits, labels, num_items=torch.tensor(3))
+    torch.testing.assert_close(loss, functional.cross_entropy(logits, labels))
+
+
+def test_a_batch_without_labels_costs_nothing() -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = TERNARY.task_loss(logits, torch.full((2,), -100), num_items=torch.tensor(0))
+    assert loss.item() == 0.0
+    assert torch.autograd.grad(loss, logits)[0].abs().sum() == 0
+
+
+def test_metrics_equal_their_definitions() -> None:
+    predicted = [0, 1, 0, 0, 1]
+    assert BINARY.predictions(LOGITS_NC).tolist() == predicted
+    metrics = BINARY.metrics(LOGITS_NC, LABELS_N)
+    assert metrics == {
+        "accuracy": pytest.approx(3 / 5),
+        "macro_f1": pytest.approx((4 / 6 + 1 / 2) / 2),
+        "matthews": pytest.approx((2 * 1 - 1 * 1) / np.sqrt(2 * 3 * 2 * 3)),
+        "f1": pytest.approx(1 / 2),
+    }
+    assert BINARY.primary(LOGITS_NC, LABELS_N) == metrics["accuracy"]
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_more_classes_have_no_f1_of_one_class() -> None:
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(40, 3)), generator.integers(0, 3, 40)
+    metrics = TERNARY.metrics(logits, labels)
+    assert set(metrics) == {"accuracy", "macro_f1", "matthews"}
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(-1), average="macro"))
+    assert metrics["matthews"] == pytest.approx(matthews_corrcoef(labels, logits.argmax(-1)))
+
+
+def test_a_class_that_never_occurs_counts_as_missed() -> None:
+    logits = np.eye(3)[[0, 0, 1]]
+    assert TERNARY.metrics(logits, np.array([0, 0, 1]))["macro_f1"] == pytest.approx(2 / 3)
+
+
+def test_constant_predictions_have_figures() -> None:
+    metrics = BINARY.metrics(np.tile([1.0, 0.0], (4, 1)), np.array([0, 0, 0, 1]))
+    assert (metrics["accuracy"], metrics["f1"], metrics["matthews"]) == (0.75, 0.0, 0.0)
+
+
+def test_a_filter_head_has_the_outputs_of_the_task() -> None:
+    head = TERNARY.filter_head(8, "mean", 0.3)
+    assert isinstance(head, SequenceHead)
+    assert (head.out.out_features, head.pooling, head.dropout.p) == (3, "mean", 0.3)
