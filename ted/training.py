@@ -13,7 +13,8 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from typing_extensions import override
@@ -55,23 +56,6 @@ class EpochLengthSampler(LengthGroupedSampler):
         self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
         lengths, size = self.lengths, self.batch_size
         return iter(get_length_grouped_indices(lengths, size, generator=self.generator))  # type: ignore[no-untyped-call]
-
-
-class GradientGuard(TrainerCallback):
-    """Stops a run before an update with a gradient that is not finite."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @override
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Check all gradients at once."""
-        gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(_not_finite("gradient", self.name, state.global_step + 1))
 
 
 class NamedProgress(ProgressCallback):
@@ -124,7 +108,6 @@ class ObjectiveTrainer(Trainer):
             args=_arguments(run, len(rows)),
             train_dataset=rows,
             data_collator=collate,
-            callbacks=[GradientGuard(run.name)],
         )
         self.model_accepts_loss_kwargs = True
         self.remove_callback(ProgressCallback)
@@ -162,6 +145,18 @@ class ObjectiveTrainer(Trainer):
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + value.detach()
         return loss
+
+    @override
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+        """Return the norm before clipping, which would turn finite entries of an infinite norm into zeros in silence.
+
+        Raises:
+            NonFiniteError: the norm is not finite; the update has not been made.
+        """
+        norm: Tensor = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if not torch.isfinite(norm):
+            raise NonFiniteError(_not_finite("gradient", self.run.name, self.state.global_step + 1))
+        return norm
 
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -216,6 +211,15 @@ class ObjectiveTrainer(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
 
+    def go_on(self, checkpoint: str) -> None:
+        """Train on from a checkpoint; only load it if the run was done: the base class would make one more update."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step < state.max_steps:
+            self.train(resume_from_checkpoint=checkpoint)
+            return
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_model(self.objective, str(Path(resume_from_checkpoint) / "model.safetensors"))
@@ -240,7 +244,10 @@ def train(run: TrainingRun, objective: Objective, rows: Dataset, collate: Collat
     started = time.monotonic()
     trainer = ObjectiveTrainer(run, objective, rows, collate)
     checkpoint = _last_complete(run.checkpoints)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is None:
+        trainer.train()
+    else:
+        trainer.go_on(checkpoint)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {
         "log_history": history,
