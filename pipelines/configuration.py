@@ -49,9 +49,11 @@ def read_configuration(path: Path, step_names: Callable[[Settings], Collection[s
     problems = [*_unknown_keys(PipelineRunConfiguration, values)]
     problems += _settings_problems(values.get("settings"), "settings")
     problems += _type_problems(PipelineRunConfiguration, {**values, "parameters": None, "settings": None}, "")
-    settings = Settings()
+    settings, sections = Settings(), values.get("parameters") or {}
+    if not isinstance(sections, dict):
+        raise SettingsError(f"{path}: parameters: must hold sections such as data:, not {sections!r}")
     try:
-        settings = parse_settings(values.get("parameters") or {})
+        settings = parse_settings(sections)
     except SettingsError as error:
         problems += str(error).splitlines()
     problems += _step_problems(values.get("steps"), step_names(settings))
@@ -169,5 +171,5 @@ def _type_problems(model: type[BaseModel], values: Mapping[str, Any], prefix: st
         model.model_validate({key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
-            yield f"{prefix}{key}: {problem['msg']}; got {problem['input']!r}"
+            key = ".".join([*prefix.split(".")[:-1], *(str(part) for part in problem["loc"])])
+            yield f"{key}: {problem['msg']}; got {problem['input']!r}"
