@@ -1,0 +1,61 @@
+"""Padding changes nothing: a text alone, in a batch with longer ones, and padded further."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
+from ted.config import TaskSettings
+from ted.data.preparation import Batch, collator, tokenize
+from ted.filters import TaskAwareFilters
+from ted.methods import LayerMSE, PredictionKL
+from ted.models.frozen import FrozenModel
+from ted.models.loading import find_model, load_pretrained
+from ted.models.student import build_student
+from ted.objectives import DistillationObjective, FilteredTeacher
+from ted.tasks import get_task
+
+TASK = get_task(TaskSettings(), LABELS)
+ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def objective(tmp_path_factory: pytest.TempPathFactory) -> DistillationObjective:
+    torch.manual_seed(0)
+    folder = write_backbone(tmp_path_factory.mktemp("padding") / "backbone")
+    teacher = load_pretrained(find_model(str(folder)), TASK).model
+    student = build_student(teacher, [0, 2])
+    student.train(mode=False)
+    source = FilteredTeacher(FrozenModel(teacher, [1, 3]), TaskAwareFilters([1, 3], 32, 16, "linear"))
+    terms = (PredictionKL(5.0, 2.0), LayerMSE(10.0, "mean"))
+    return DistillationObjective(student, TaskAwareFilters([0, 1], 32, 16, "linear"), source, terms, TASK)
+
+
+def gradients(objective: DistillationObjective, batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the loss of the batches of one update and its gradient."""
+    objective.zero_grad()
+    counts = objective.count(batches)
+    loss = sum(objective(batch, counts)["loss"] for batch in batches)
+    assert isinstance(loss, torch.Tensor)
+    torch.autograd.backward(loss)
+    found = {name: value.grad.clone() for name, value in objective.named_parameters() if value.grad is not None}
+    return loss.item(), found
+
+
+@pytest.mark.parametrize("extra", [0, 9])
+def test_rows_alone_add_up_to_their_padded_batch(extra: int, objective: DistillationObjective) -> None:
+    tokenizer = new_tokenizer()
+    rows = tokenize(new_data("classification", train=ROWS)["train"], tokenizer, 16)
+    collate = collator(tokenizer)
+    assert len(set(rows["length"][:])) > 1
+    alone = [collate([row]) for row in rows]
+    together = {
+        name: functional.pad(tensor, (0, extra)) if tensor.dim() == 2 else tensor
+        for name, tensor in collate(list(rows)).items()
+    }
+    loss, expected = gradients(objective, alone)
+    padded_loss, padded = gradients(objective, [together])
+    assert padded_loss == pytest.approx(loss, rel=1e-5)
+    assert padded.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(padded[name], gradient, rtol=1e-4, atol=1e-5)
