@@ -163,7 +163,8 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     objective = sides.objective(settings, stage.task, source, start_rows)
     probe = _first(rows, collate, MATCH_ROWS)
     before = layer_errors(objective, probe)
-    origin = {name: _weights_digest(getattr(inputs, name)) for name in ("teacher", "teacher_filters", "student")}
+    folders = ("teacher", "teacher_filters", "student", "student_filters")
+    origin = {name: _weights_digest(getattr(inputs, name)) for name in folders}
     run = _training_run("distillation", settings, settings.distillation.training, stage, origin)
     metrics = train(run, objective, rows, collate)
     metrics["layer_match"] = layer_match(sides, before, layer_errors(objective, probe))

@@ -1,5 +1,6 @@
 """Every stage end to end on tiny models: what it writes, what it leaves out, and that equal calls are equal."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from benchmarks.tiny import (
@@ -28,6 +29,7 @@ from ted.errors import ModelError, NonFiniteError
 from ted.files import read_json, sha256_file
 from ted.filters import TaskAwareFilters
 from ted.models.loading import load_trained
+from ted.training import TrainingRun
 
 KINDS = ("classification", "regression")
 
@@ -280,6 +282,54 @@ def test_the_control_trains_as_long_as_distillation_on_labels_alone(learned: Pat
     student = stages.distill_student(settings, distillation_inputs(learned), tmp_path / "s")
     assert student["steps"] == metrics["steps"]
     assert keys(tmp_path / "c") == keys(tmp_path / "s")
+
+
+class TestCheckpointsBelongToTheirInputs:
+    """A run whose inputs have changed must not go on from a checkpoint of the old ones."""
+
+    @pytest.fixture
+    def folder(self, learned: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(learned, tmp_path / "copy"))
+
+    def checkpoints(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> str:
+        """Return the name of the folder that distillation would keep its checkpoints in."""
+        names = []
+
+        def stop(run: TrainingRun, *_: object) -> None:
+            names.append(run.checkpoints.name)
+            raise InterruptedError
+
+        monkeypatch.setattr(stages, "train", stop)
+        with pytest.raises(InterruptedError):
+            distill(new_settings(folder, **changes), folder)
+        return names[0]
+
+    @pytest.mark.parametrize("part", ["teacher", "teacher_filters", "student_start", "student_filters"])
+    def test_other_weights_have_other_checkpoints(
+        self, part: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = self.checkpoints(folder, monkeypatch)
+        assert self.checkpoints(folder, monkeypatch) == before
+        (path,) = (folder / part).glob("*.safetensors")
+        weights = load_file(path)
+        weights[next(iter(weights))] += 1
+        save_file(weights, path, {"format": "pt"})
+        assert self.checkpoints(folder, monkeypatch) != before
+
+    def test_other_data_or_settings_have_other_checkpoints(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = {
+            self.checkpoints(folder, monkeypatch),
+            self.checkpoints(folder, monkeypatch, distillation={"kl_alpha": 2.0}),
+            self.checkpoints(folder, monkeypatch, data={"max_length": 12}),
+        }
+        shutil.rmtree(folder / "data")
+        new_data("classification", unlabelled=11).save_to_disk(str(folder / "data"))
+        names.add(self.checkpoints(folder, monkeypatch))
+        assert len(names) == 4
+
+    def test_the_place_of_a_run_does_not_matter(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        elsewhere = {"output_dir": str(folder / "elsewhere")}
+        assert self.checkpoints(folder, monkeypatch) == self.checkpoints(folder, monkeypatch, run=elsewhere)
 
 
 @pytest.mark.parametrize("kind", KINDS)
