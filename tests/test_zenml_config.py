@@ -130,7 +130,7 @@ def test_all_mistakes_are_named_at_once(refusal: Callable[[str], list[str]]) -> 
         "",
         "parameters:",
         "enable_cache: false\nsteps: {distill_student: {enable_cache: true}}",
-        "settings: {docker: {skip_build: true, parent_image: a}, resources: {cpu_count: 2}, orchestrator: {anything: 1}}",
+        "settings: {docker: {skip_build: true, parent_image: a}, resources: {cpu_count: 2}, orchestrator: {a: 1}}",
         "settings: {orchestrator.kubernetes: {max_parallelism: 1, pod_settings: {resources: {limits: {memory: 1Gi}}}}}",
         "steps: {distill_student: {settings: {orchestrator.kubernetes: {synchronous: true}}}}",
         "schedule: {cron_expression: '0 3 * * *'}",

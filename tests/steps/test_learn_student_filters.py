@@ -1,0 +1,16 @@
+"""Stage I on the student's side."""
+
+from pathlib import Path
+from typing import Any
+
+from ted.files import read_json
+
+
+def test_the_folder_explains_itself(student_filters: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = student_filters
+    assert metrics["step"] == "learn_student_filters"
+    assert read_json(folder / "metrics.json")["steps"] == metrics["steps"]
+    record = read_json(folder / "run_record.json")
+    assert record["settings"]["data"]["max_length"] == 16
+    assert "gates" not in record["settings"]
+    assert (folder / "filters.safetensors").is_file()
