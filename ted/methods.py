@@ -157,7 +157,10 @@ class LayerMSE:
 
     def __call__(self, matched: Matched, counts: Counts) -> Tensor:
         """Return the mean or sum over pairs."""
-        errors = self.per_pair(matched, counts)
+        return self.reduce(self.per_pair(matched, counts))
+
+    def reduce(self, errors: Tensor) -> Tensor:
+        """Return the mean or sum of the pairs' losses."""
         return errors.mean() if self.reduction == "mean" else errors.sum()
 
 

@@ -128,11 +128,13 @@ class DistillationObjective(Objective):
         values = {"task_loss": self.task.task_loss(matched.student_logits, batch["labels"], num_items=counts.labelled)}
         loss = values["task_loss"]
         for term in self.terms:
-            values[term.name] = term(matched, counts)
-            loss = loss + term.weight * values[term.name]
             if isinstance(term, LayerMSE):
-                errors = term.per_pair(matched, counts).detach()
+                errors = term.per_pair(matched, counts)
+                values[term.name] = term.reduce(errors)
                 values |= {f"{term.name}_{pair}": error for pair, error in enumerate(errors)}
+            else:
+                values[term.name] = term(matched, counts)
+            loss = loss + term.weight * values[term.name]
         return {"loss": loss, **values}
 
 
