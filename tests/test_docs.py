@@ -205,6 +205,15 @@ def test_configurations_are_valid(block: Block) -> None:
     parse_settings(values["parameters"])
 
 
+def test_the_tutorial_changes_what_it_says_and_nothing_else() -> None:
+    shipped = yaml.safe_load((ROOT / "zenml_config.yaml").read_text(encoding="utf-8"))["parameters"]
+    strict, kd = (
+        yaml.safe_load(block.code)["parameters"] for block in blocks("yaml") if "tutorial" in block.document.stem
+    )
+    assert {**strict, "gates": None} == {**shipped, "gates": None}
+    assert kd == {**shipped, "method": "kd"}
+
+
 def test_settings_in_running_text_exist() -> None:
     for document, code in inline_codes():
         match = SETTING.fullmatch(code.partition(":")[0])
