@@ -70,7 +70,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if values is None:
-        return {}
+        raise SettingsError(f"{path}: holds no key; write parameters: {{}} to run with every setting as it is")
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: must hold keys such as parameters:, not a {type(values).__name__}")
     return values

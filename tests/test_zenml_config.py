@@ -111,6 +111,7 @@ def test_every_section_is_a_parameter_of_the_pipeline() -> None:
         ("parameters: {}\nparameters: {}", "not YAML: the key 'parameters' stands twice"),
         ("parameters: {data: {source: a, source: b}}", "not YAML: the key 'source' stands twice"),
         ("a: [", "not YAML: "),
+        ("# nothing yet", "holds no key; write parameters: {} to run"),
         ("- 1", "must hold keys such as parameters:, not a list"),
     ],
 )
@@ -127,8 +128,8 @@ def test_all_mistakes_are_named_at_once(refusal: Callable[[str], list[str]]) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        "",
         "parameters:",
+        "parameters: {}",
         "enable_cache: false\nsteps: {distill_student: {enable_cache: true}}",
         "settings: {docker: {skip_build: true, parent_image: a}, resources: {cpu_count: 2}, orchestrator: {a: 1}}",
         "settings: {orchestrator.kubernetes: {max_parallelism: 1, pod_settings: {resources: {limits: {memory: 1Gi}}}}}",
