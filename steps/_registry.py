@@ -49,7 +49,8 @@ def reserve_version(settings: Settings, student: Path) -> int:
         settings: What the export acts on.
         student: Folder of the trained model.
     """
-    content = f"{sha256_file(student / 'model.safetensors')} {settings.model_dump_json()}"
+    weights = [sha256_file(file) for file in sorted(student.glob("*.safetensors"))]
+    content = " ".join([*weights, settings.model_dump_json()])
     tag = f"bundle-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     name, client = settings.export.name, Client()
     if not _exists(name):

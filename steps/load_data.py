@@ -26,11 +26,12 @@ def load_data(
         settings: Sections data and task.
         source_digest: Digest of the source's files; here for the cache key.
     """
-    from ted.data.sources import dataset_fingerprint, load_dataset
+    from ted.data.sources import dataset_fingerprint, load_dataset, no_progress_bars
 
     dataset = load_dataset(settings.data, settings.task, settings.seed)
     folder = new_folder("raw_data")
-    dataset.save_to_disk(str(folder))
+    with no_progress_bars():
+        dataset.save_to_disk(str(folder))
     rows = {name: len(split) for name, split in dataset.items()}
     log_metadata({"rows": rows, "source_digest": source_digest, "fingerprint": dataset_fingerprint(dataset)})
     return folder

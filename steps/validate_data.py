@@ -1,5 +1,6 @@
 """Hold the rows against the rules of the task, then take those that the run uses."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,17 +34,20 @@ def validate_data(
         settings: Sections data, quality and task.
         raw_data: Splits as they were read.
     """
+    # ZenML shows every library's messages; this one describes its own insides.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     from datasets import DatasetDict
 
     from ted.data.quality import validate
-    from ted.data.sources import dataset_fingerprint, select_rows
+    from ted.data.sources import dataset_fingerprint, no_progress_bars, select_rows
 
     validation = validate(DatasetDict.load_from_disk(str(raw_data)), settings.data, settings.quality, settings.task)
     dataset = select_rows(validation.dataset, settings.data, settings.seed)
     folder, excluded = new_folder("validated_data"), new_folder("excluded_rows")
-    dataset.save_to_disk(str(folder))
     excluded.mkdir()
-    validation.excluded.to_parquet(str(excluded / "excluded.parquet"))
+    with no_progress_bars():
+        dataset.save_to_disk(str(folder))
+        validation.excluded.to_parquet(str(excluded / "excluded.parquet"))
     findings = [finding.as_dict() for finding in validation.findings]
     rows = {name: len(split) for name, split in dataset.items()}
     fingerprint = dataset_fingerprint(dataset)
