@@ -462,13 +462,6 @@ class Settings(Section):
         if problems:
             raise SettingsError("\n".join(problems))
 
-    def only(self, *sections: str) -> "Settings":
-        """Return the settings with every section (or scalar) but the named ones and the seed at its default.
-
-        A step that gets only what it uses is not run again when something else changes.
-        """
-        return Settings(seed=self.seed).model_copy(update={name: getattr(self, name) for name in sections})
-
     def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
         section, name = key.split(".")
         return getattr(getattr(self, section), name)

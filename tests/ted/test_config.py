@@ -83,24 +83,6 @@ def test_settings_come_back_from_json() -> None:
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
-@pytest.mark.parametrize("compatibility", ["none", "official"])
-def test_a_part_of_the_settings_comes_back_and_holds_nothing_else(compatibility: str) -> None:
-    settings = parse_settings(
-        {
-            "seed": 7,
-            "compatibility": compatibility,
-            "data": {"source": "rows.csv"},
-            "gates": {"min_teacher_share": 0.5},
-            "teacher": {"model": "somewhere"},
-        }
-    ).resolved()
-    part = settings.only("data", "teacher")
-    assert (part.seed, part.data, part.teacher) == (7, settings.data, settings.teacher)
-    assert (part.gates, part.filters, part.method) == (Settings().gates, Settings().filters, Settings().method)
-    assert Settings.model_validate(part.model_dump(mode="json")) == part
-    assert settings.only() == Settings(seed=7)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
