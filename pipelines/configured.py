@@ -14,7 +14,7 @@ from zenml.pipelines.pipeline_definition import Pipeline
 from pipelines.configuration import read_configuration
 from pipelines.results import publish, show
 from ted.config import Settings
-from ted.errors import SettingsError, TedError
+from ted.errors import NonFiniteError, SettingsError, TedError
 
 DEFAULT_CONFIGURATION = Path("zenml_config.yaml")
 
@@ -47,7 +47,7 @@ class ConfiguredPipeline(Pipeline):
         A pipeline that nobody has configured reads `zenml_config.yaml` first.
 
         Raises:
-            click.ClickException: a step refused its input, or the run ended without success elsewhere.
+            click.ClickException: a step refused its input, training diverged, or the run failed elsewhere.
         """
         if self.settings is None:
             return self.with_options()(*args, **kwargs)
@@ -55,7 +55,7 @@ class ConfiguredPipeline(Pipeline):
             if Client().active_stack.orchestrator.flavor == "local":
                 self._show_forecast(self.settings)
             run = super().__call__(*args, **kwargs)
-        except TedError as error:
+        except (TedError, NonFiniteError) as error:
             raise click.ClickException(str(error)) from None
         if run is None or not run.status.is_finished:
             return run

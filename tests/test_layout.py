@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,29 @@ def test_a_step_is_short_and_names_its_artifacts(path: Path) -> None:
 def test_every_step_is_in_the_pipeline() -> None:
     text = (ROOT / "pipelines/ted_pipeline.py").read_text()
     assert [path.stem for path in STEP_FILES if f"import {path.stem}\n" not in text] == []
+
+
+def test_every_package_is_installed() -> None:
+    found = {
+        path.parent.relative_to(ROOT)
+        for room in ("ted", "steps", "pipelines")
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    names = {".".join(path.parts) for path in found} - {"pipelines._alias"}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(settings["tool"]["setuptools"]["packages"]) == names | {"ted_pipeline"}
+
+
+def test_continuous_integration_makes_exactly_the_tests() -> None:
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make test"
+
+
+def test_the_lock_names_no_machine_and_no_index() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert [line for line in lines if "/" in line or "@" in line] == []
+    assert {"torch==2.13.0", "zenml==0.98.0", "pydantic==2.12.5"} <= set(lines)
 
 
 def test_there_is_one_training_loop() -> None:

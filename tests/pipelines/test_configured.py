@@ -13,7 +13,7 @@ from pipelines import configured
 from pipelines.configured import ConfiguredPipeline
 from pipelines.ted_pipeline import ted_pipeline
 from ted.config import Settings
-from ted.errors import GateError
+from ted.errors import GateError, NonFiniteError
 
 
 @pytest.fixture
@@ -64,10 +64,11 @@ def test_a_pipeline_that_nobody_configured_reads_the_default_file(
         ted_pipeline()
 
 
+@pytest.mark.parametrize("error", [GateError("max_size_ratio: too large"), NonFiniteError("max_size_ratio: too large")])
 def test_the_message_of_a_step_is_the_message_of_the_command(
-    pipeline: ConfiguredPipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: ConfiguredPipeline, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    end_with(monkeypatch, GateError("max_size_ratio: too large"))
+    end_with(monkeypatch, error)
     with pytest.raises(click.ClickException, match="max_size_ratio: too large"):
         pipeline()
 
