@@ -27,6 +27,7 @@ from ted.config import (
     MethodName,
     PromotionSettings,
     QualitySettings,
+    ReportSettings,
     RunSettings,
     Settings,
     StudentSettings,
@@ -52,6 +53,7 @@ def ted_pipeline(  # noqa: PLR0913, PLR0917 - one argument per section of the co
     export: ExportSettings,
     promotion: PromotionSettings,
     run: RunSettings,
+    report: ReportSettings,
 ) -> None:
     """Distil a fine-tuned teacher into a small student, judge it, export it and give it a version.
 
@@ -73,6 +75,7 @@ def ted_pipeline(  # noqa: PLR0913, PLR0917 - one argument per section of the co
         export=export,
         promotion=promotion,
         run=run,
+        report=report,
     ).resolved()
 
     raw = load_data(part(s, "data", "task"), outside_digest(data.source, data.unlabelled))

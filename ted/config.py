@@ -359,6 +359,11 @@ class PromotionSettings(Section):
 class RunSettings(Section):
     """Where a run leaves its files."""
 
+
+
+class ReportSettings(Section):
+    """What the report of a run says beside its results."""
+
     output_dir: Annotated[str, Field(min_length=1)] = "runs"
     """Folder for reports, bundles, checkpoints and kept teacher outputs."""
     price_per_hour: NonNegative | None = None
@@ -438,6 +443,8 @@ class Settings(Section):
     """The ONNX bundle."""
     promotion: PromotionSettings = PromotionSettings()
     """What happens to a version that passes."""
+    report: ReportSettings = ReportSettings()
+    """What the report says beside the results."""
     run: RunSettings = RunSettings()
     """Where a run leaves its files."""
 

@@ -249,7 +249,7 @@ def _steps(inputs: ReportInputs) -> dict[str, Any] | None:
     """Return time and, where the settings give a price, cost per step."""
     if not inputs.step_seconds:
         return None
-    price = inputs.settings["run"]["price_per_hour"]
+    price = inputs.settings["report"]["price_per_hour"]
     rows = [
         {
             "name": name,

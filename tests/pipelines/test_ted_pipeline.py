@@ -64,6 +64,12 @@ def test_a_bound_of_a_rule_concerns_the_rules_and_the_report_alone() -> None:
     assert changed == {"check_gates", "build_report"}
 
 
+def test_a_price_concerns_the_report_alone() -> None:
+    priced = parse_settings({"report": {"price_per_hour": 2.5}})
+    changed = {name for name in (*BEFORE, "load_data") if given(priced, name) != given(Settings(), name)}
+    assert changed == {"build_report"}
+
+
 def test_published_arithmetic_reaches_the_steps_that_compute_it() -> None:
     official = parse_settings({"compatibility": "official"})
     distillation = given(official, "distill_student")["distillation"]

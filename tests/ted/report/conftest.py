@@ -100,7 +100,7 @@ def full(tmp_path: Path, manifest: dict[str, Any]) -> ReportInputs:
         "message": "<i>2</i>",
     }
     return ReportInputs(
-        settings=parse_settings({"run": {"price_per_hour": 36.0}}).model_dump(mode="json"),
+        settings=parse_settings({"report": {"price_per_hour": 36.0}}).model_dump(mode="json"),
         split_rows={"train": 100, "test": ROWS},
         findings=[finding],
         stages={

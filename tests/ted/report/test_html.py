@@ -226,7 +226,7 @@ def test_a_student_without_errors_among_many_classes_is_said_to_have_none(full: 
 
 
 def test_costs_need_a_price(full: ReportInputs) -> None:
-    settings = {**full.settings, "run": {**full.settings["run"], "price_per_hour": None}}
+    settings = {**full.settings, "report": {"price_per_hour": None}}
     words = outline(build_report(replace(full, settings=settings))).words
     assert "Time per step" in words
     assert "cost" not in words.split("Time per step")[1].split("Validation of the data")[0]
