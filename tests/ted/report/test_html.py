@@ -225,6 +225,16 @@ def test_a_student_without_errors_among_many_classes_is_said_to_have_none(full: 
     assert "The student answers every row with its label." in words
 
 
+def test_the_time_of_the_largest_batch_is_shown_whatever_the_order(full: ReportInputs) -> None:
+    models = {
+        name: {**model, "latency_ms": {"100": 240.0, "9": 2.5}, "latency_ratio": {"100": 0.6, "9": 0.5}}
+        for name, model in full.evaluation["models"].items()
+    }
+    words = outline(build_report(replace(full, evaluation={**full.evaluation, "models": models}))).words
+    assert "Time per batch of 100" in words
+    assert "Time per batch of 9" not in words
+
+
 def test_costs_need_a_price(full: ReportInputs) -> None:
     settings = {**full.settings, "report": {"price_per_hour": None}}
     words = outline(build_report(replace(full, settings=settings))).words
