@@ -2,7 +2,7 @@
 
 import json
 import posixpath
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from zenml.enums import ArtifactType
@@ -38,8 +38,14 @@ class FolderMaterializer(BaseMaterializer):
         io_utils.write_file_contents_as_string(posixpath.join(self.uri, self.INDEX), json.dumps(names))
 
     def load(self, data_type: type[Any]) -> Path:  # noqa: ARG002 - part of the interface
-        """Return a local copy of the folder, which lives until the step ends."""
+        """Return a local copy of the folder, which lives until the step ends.
+
+        Raises:
+            ValueError: the index names a file outside the folder.
+        """
         names = json.loads(io_utils.read_file_contents_as_string(posixpath.join(self.uri, self.INDEX)))
+        if outside := [name for name in names if not _is_inside(name)]:
+            raise ValueError(f"{self.uri}/{self.INDEX} names {outside}, which lie outside the folder; run again")
         with self.get_temporary_directory(delete_at_exit=False) as directory:
             for name in names:
                 target = Path(directory) / name
@@ -55,3 +61,8 @@ class FolderMaterializer(BaseMaterializer):
         """Return how many files there are and what they weigh."""
         sizes = [file.stat().st_size for file in data.rglob("*") if file.is_file()]
         return {"num_files": len(sizes), "bytes": sum(sizes)}
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -1,5 +1,6 @@
 """How folders are stored."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_the_files_are_stored_as_they_are(materializer: FolderMaterializer, fold
     materializer.save(folder)
     assert (tmp_path / "store/files/1/deep/model.onnx").read_bytes() == bytes(range(256))
     assert materializer.extract_metadata(folder) == {"num_files": 2, "bytes": 257}
+
+
+@pytest.mark.parametrize("name", ["../secret", "1/../../secret", "/etc/passwd", "", ".."])
+def test_an_index_that_leaves_the_folder_is_refused(
+    materializer: FolderMaterializer, folder: Path, tmp_path: Path, name: str
+) -> None:
+    materializer.save(folder)
+    (tmp_path / "store/index.json").write_text(json.dumps(["config.pbtxt", name]))
+    with pytest.raises(ValueError, match="which lie outside the folder"):
+        materializer.load(Path)
 
 
 def test_what_is_not_a_folder_is_refused(materializer: FolderMaterializer, tmp_path: Path) -> None:
