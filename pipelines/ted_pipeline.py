@@ -102,7 +102,9 @@ def ted_pipeline(  # noqa: PLR0913, PLR0917 - one argument per section of the co
     )
     judged = check_gates(part(s, "gates"), figures)
     bundle, manifest = export_onnx(part(s, "data", "quality", "task", "evaluation", "export"), rows, small, judged)
-    promotion_ = promote_model(part(s, "export", "promotion"), manifest, rows, big, big_filters, small, bundle)
+    promotion_ = promote_model(
+        part(s, "export", "promotion"), manifest, rows, big, big_filters, small, small_filters, bundle
+    )
     build_report(
         part(s, *Settings.model_fields),
         findings,

@@ -22,6 +22,7 @@ def promote_model(  # noqa: PLR0913, PLR0917 - one argument per artifact
     teacher: UnmaterializedArtifact,
     teacher_filters: UnmaterializedArtifact,
     student: UnmaterializedArtifact,
+    student_filters: UnmaterializedArtifact,
     bundle: UnmaterializedArtifact,
 ) -> Annotated[dict[str, Any], ArtifactConfig(name="promotion")]:
     """Return name, version and stage of the promoted model version.
@@ -33,11 +34,11 @@ def promote_model(  # noqa: PLR0913, PLR0917 - one argument per artifact
         teacher: Fine-tuned teacher.
         teacher_filters: What the teacher's layers were seen through.
         student: Distilled student.
+        student_filters: What the student's layers started to be seen through.
         bundle: The exported student.
     """
     name, version = settings.export.name, int(bundle_manifest["version"])
-    stage = promote(
-        name, version, settings.promotion.model_stage, (validated_data, teacher, teacher_filters, student, bundle)
-    )
+    made_of = (validated_data, teacher, teacher_filters, student, student_filters, bundle)
+    stage = promote(name, version, settings.promotion.model_stage, made_of)
     log_metadata({"name": name, "version": version, "stage": stage})
     return {"name": name, "version": version, "stage": stage}

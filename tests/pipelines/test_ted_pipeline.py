@@ -19,7 +19,7 @@ BEFORE = {
     "evaluate_models": {"distill_student", "finetune_control"},
     "check_gates": {"evaluate_models"},
     "export_onnx": {"check_gates"},
-    "promote_model": {"export_onnx"},
+    "promote_model": {"export_onnx", "learn_student_filters"},
     "build_report": {"promote_model"},
 }
 

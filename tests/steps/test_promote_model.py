@@ -12,7 +12,7 @@ from ted.config import Settings
 
 
 def test_the_version_gets_its_stage_and_its_lineage(settings: Settings, exported: tuple[Path, dict[str, Any]]) -> None:
-    names = ("validated_data", "teacher", "teacher_filters", "student", "bundle")
+    names = ("validated_data", "teacher", "teacher_filters", "student", "student_filters", "bundle")
     artifacts = [save_artifact({"of": name}, f"promoted-{name}") for name in names]
     promotion = promote_model.entrypoint(part(settings, "export", "promotion"), exported[1], *artifacts)
     assert promotion == {"name": "steps-test", "version": 1, "stage": "staging"}
