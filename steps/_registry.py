@@ -8,12 +8,13 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from zenml import Model, link_artifact_to_model
+from zenml import link_artifact_to_model
 from zenml.client import Client
 from zenml.enums import ModelStages
 from zenml.models import ArtifactVersionResponse, ModelVersionResponse
 
 from ted.config import Settings
+from ted.errors import ModelError
 from ted.files import sha256_file
 
 STUDENT_ARTIFACT = "student"
@@ -30,14 +31,17 @@ def load_champion(name: str) -> Path | None:
     """Return the folder of the student in production, if there is one.
 
     Raises:
-        LookupError: the version in production has no student.
+        ModelError: the version in production has no student.
     """
     version = find_champion(name)
     if version is None:
         return None
     student = version.get_artifact(STUDENT_ARTIFACT)
     if student is None:
-        raise LookupError(f"version {version.number} of {name} stands in production without a student; archive it")
+        raise ModelError(
+            f"version {version.number} of {name} stands in production without a student to compare with; archive it: "
+            f"zenml model version update {name} {version.number} --stage archived --force"
+        )
     folder: Path = student.load()
     return folder
 
@@ -65,9 +69,11 @@ def promote(name: str, number: int, stage: str, artifacts: Iterable[ArtifactVers
 
     The version that had the stage is archived. A version in production is not moved back to staging.
     """
-    for artifact in artifacts:
-        link_artifact_to_model(artifact, Model(name=name, version=number))
     version = Client().get_model_version(name, number)
+    # This knows the version by its id: of a number, ZenML remarks for each artifact that it is one.
+    model = version.to_model_class()
+    for artifact in artifacts:
+        link_artifact_to_model(artifact, model)
     if version.stage != ModelStages.PRODUCTION:
         version.set_stage(stage, force=True)
         return stage

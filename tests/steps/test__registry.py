@@ -12,6 +12,7 @@ from steps import _registry
 from steps._cache import champion_digest
 from steps._settings import StepSettings, part
 from ted.config import parse_settings
+from ted.errors import ModelError
 
 
 @pytest.fixture
@@ -58,8 +59,9 @@ def test_other_weights_or_another_export_are_a_new_version(
 
 
 def test_promotion_links_artifacts_and_archives_the_version_before(
-    reserve: Callable[[], int], student: Path, name: str
+    reserve: Callable[[], int], student: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "zenml.model.model")
     reserve()
     assert _registry.promote(name, 1, "staging", []) == "staging"
     (student / "model.safetensors").write_bytes(b"others")
@@ -70,6 +72,7 @@ def test_promotion_links_artifacts_and_archives_the_version_before(
     linked = Client().get_model_version(name, 2).get_artifact(f"artifact-{name}")
     assert linked is not None
     assert linked.id == artifact.id
+    assert "numeric" not in caplog.text
 
 
 def test_a_version_in_production_stays_there(reserve: Callable[[], int], name: str) -> None:
@@ -87,7 +90,7 @@ def test_without_a_version_in_production_there_is_no_champion(reserve: Callable[
 
 def test_a_champion_without_a_student_is_refused(reserve: Callable[[], int], name: str) -> None:
     _registry.promote(name, reserve(), "production", [])
-    with pytest.raises(LookupError, match=f"version 1 of {name} stands in production without a student"):
+    with pytest.raises(ModelError, match=f"version 1 of {name} stands in production without a student"):
         _registry.load_champion(name)
 
 
