@@ -30,6 +30,7 @@ from ted.tasks import Task, get_task, labels_of
 
 Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+ExtraMetrics = Mapping[str, evaluate.EvaluationModule]
 
 LENGTH_GROUPS = 4
 # A correlation of fewer rows does not exist.
@@ -71,7 +72,7 @@ def evaluate_models(settings: Settings, data: Path, models: Mapping[str, Path], 
     Confidence intervals come from a paired bootstrap over the rows (Efron and Tibshirani, 1993, percentile method).
 
     Args:
-        settings: sections `task`, `data`, `evaluation` and the seed are used.
+        settings: sections `task`, `data`, `evaluation`, `export` (its name) and the seed are used.
         data: folder of validated data.
         models: folder of each model by name; `teacher` is required, `student` is compared with every other one.
         out: folder that is written.
@@ -82,8 +83,9 @@ def evaluate_models(settings: Settings, data: Path, models: Mapping[str, Path], 
 
     Raises:
         ModelError: there is no teacher, or a model does not fit the labels, has no weights or answers no finite number.
-        SettingsError: an extra metric does not give numbers.
+        SettingsError: an extra metric cannot be loaded or does not give numbers.
     """
+    extra = _load_metrics(settings.evaluation.extra_metrics)
     if "teacher" not in models:
         raise ModelError(
             f"models to evaluate: {', '.join(models) or 'none'}; name one of them teacher, to compare with"
@@ -101,7 +103,7 @@ def evaluate_models(settings: Settings, data: Path, models: Mapping[str, Path], 
         "rows": len(test),
         "confidence": settings.evaluation.confidence,
         "slice_titles": {name: part.title for name, part in answers.slices().items()},
-        "models": _measured(subjects, answers, settings.evaluation),
+        "models": _measured(subjects, answers, settings.evaluation, extra),
         "comparisons": answers.comparisons("student", settings.evaluation, settings.seed),
     }
     with atomic_folder(out) as folder:
@@ -128,16 +130,16 @@ class Answers:
         likelihood_N = log_softmax(logits_NC.astype(np.float64), axis=-1)[np.arange(len(logits_NC)), self.labels_N]
         return {**values, "negative_log_likelihood": -float(likelihood_N.mean())}
 
-    def extra_metrics(self, name: str, locations: tuple[str, ...]) -> dict[str, float]:
-        """Return metrics of the evaluate library, each named by its location's last part and its own name.
+    def extra_metrics(self, name: str, metrics: ExtraMetrics) -> dict[str, float]:
+        """Return loaded metrics by location, each named by its location's last part and its own name.
 
         Raises:
             SettingsError: a metric gives something else than numbers.
         """
         predictions = self.task.predictions(self.logits[name]).tolist()
         values = {}
-        for location in locations:
-            result = evaluate.load(location).compute(predictions=predictions, references=self.labels_N.tolist())
+        for location, metric in metrics.items():
+            result = metric.compute(predictions=predictions, references=self.labels_N.tolist())
             for key, value in result.items():
                 if np.ndim(value) or not np.isfinite(value):
                     raise SettingsError(
@@ -226,22 +228,46 @@ def _subject(name: str, folder: Path, test: Dataset, task: Task, settings: Setti
     if not weights:
         raise ModelError(f"{name} in {folder} has no *.safetensors file; save the model as safetensors")
     model, tokenizer = load_trained(folder)
-    outputs = int(model.config.num_labels or 0)
-    if outputs != task.num_outputs:
-        raise ModelError(
-            f"{name} in {folder} has {outputs} outputs, the task {task.num_outputs}; train it on this data"
-        )
-    if task.label_names:
-        theirs = list(dict(sorted((model.config.id2label or {}).items())).values())
-        if theirs != list(task.label_names):
-            raise ModelError(
-                f"{name} in {folder} answers with the labels {theirs}, the data has {list(task.label_names)}; "
-                f"the same labels in the same order are needed: train it on this data, or set task.labels to its order"
-            )
+    _check_answers(f"{name} in {folder}" if name != "champion" else None, model, task, settings.export.name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.to(device)  # type: ignore[arg-type] # transformers wraps the method without its types
     rows = tokenize(test, tokenizer, settings.data.max_length)
     return Subject(name, folder, sum(file.stat().st_size for file in weights), model, rows, collator(tokenizer))
+
+
+def _check_answers(place: str | None, model: PreTrainedModel, task: Task, name: str) -> None:
+    """Refuse a model that answers something else than the data; without a place, it is the champion of a name."""
+    outputs = int(model.config.num_labels or 0)
+    theirs = list(dict(sorted((model.config.id2label or {}).items())).values())
+    if outputs == task.num_outputs and theirs == list(task.label_names or theirs):
+        return
+    if place is None:
+        raise ModelError(
+            f"the model in production under the name {name} answers with {theirs if outputs > 1 else 'one number'}, "
+            f"the run with {list(task.label_names) or 'one number'}, so they cannot be compared; give export.name "
+            f"another name, or archive that version: zenml model version update {name} production --stage archived "
+            f"--force"
+        )
+    if outputs != task.num_outputs:
+        raise ModelError(f"{place} has {outputs} outputs, the task {task.num_outputs}; train it on this data")
+    raise ModelError(
+        f"{place} answers with the labels {theirs}, the data has {list(task.label_names)}; the same labels in the "
+        f"same order are needed: train it on this data, or set task.labels to its order"
+    )
+
+
+def _load_metrics(locations: tuple[str, ...]) -> ExtraMetrics:
+    """Load the further metrics before anything is measured."""
+    metrics = {}
+    for location in locations:
+        try:
+            metrics[location] = evaluate.load(location)
+        except (OSError, ImportError, TypeError, ValueError) as error:
+            raise SettingsError(
+                f"evaluation.extra_metrics: {location} cannot be loaded ({' '.join(str(error).split())}); "
+                f"give the path or hub id of a metric of the evaluate library, or remove it"
+            ) from error
+    return metrics
 
 
 @torch.inference_mode()
@@ -260,12 +286,14 @@ def _logits(subject: Subject, batch_size: int) -> Logits:
     return outputs_NC
 
 
-def _measured(subjects: list[Subject], answers: Answers, settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
+def _measured(
+    subjects: list[Subject], answers: Answers, settings: EvaluationSettings, extra: ExtraMetrics
+) -> dict[str, dict[str, Any]]:
     latencies = _latencies(subjects, settings)
     measured: dict[str, dict[str, Any]] = {}
     for subject in subjects:
         name = subject.name
-        metrics = {**answers.metrics(name), **answers.extra_metrics(name, settings.extra_metrics)}
+        metrics = {**answers.metrics(name), **answers.extra_metrics(name, extra)}
         ratios = {batch: value / latencies["teacher"][batch] for batch, value in latencies[name].items()}
         measured[name] = {
             "primary": metrics[answers.task.primary_metric],

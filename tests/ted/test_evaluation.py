@@ -274,6 +274,20 @@ def test_an_extra_metric_must_give_numbers(tmp_path: Path, data: Path, models: d
         evaluate_models(settings(extra_metrics=(location,)), data, models, tmp_path / "out")
 
 
+@pytest.mark.parametrize("content", [None, "", "import a_library_that_is_not_there"])
+def test_an_extra_metric_that_cannot_be_loaded_is_refused_before_any_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    location = "accuracyy"
+    if content is not None:
+        location = str(tmp_path / "metric.py")
+        Path(location).write_text(content, encoding="utf-8")
+    nothing = {"teacher": tmp_path / "nothing"}
+    with pytest.raises(SettingsError, match=rf"evaluation\.extra_metrics: {location} cannot be loaded \(.+\); give"):
+        evaluate_models(settings(extra_metrics=(location,)), tmp_path, nothing, tmp_path / "out")
+
+
 def test_a_teacher_is_needed(tmp_path: Path, data: Path, models: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match="models to evaluate: student; name one of them teacher"):
         evaluate_models(settings(), data, {"student": models["student"]}, tmp_path / "out")
@@ -281,14 +295,35 @@ def test_a_teacher_is_needed(tmp_path: Path, data: Path, models: dict[str, Path]
 
 @pytest.mark.parametrize("labels", [("positive", "negative"), ("LABEL_0", "LABEL_1")])
 def test_other_labels_are_refused(tmp_path: Path, data: Path, models: dict[str, Path], labels: tuple[str, ...]) -> None:
-    champion = save_model(tmp_path / "champion", labels, seed=3)
-    with pytest.raises(ModelError, match=r"champion in .* answers with the labels .*the same labels in the same order"):
-        evaluate_models(settings(), data, {**models, "champion": champion}, tmp_path / "out")
+    other = save_model(tmp_path / "control", labels, seed=3)
+    with pytest.raises(ModelError, match=r"control in .* answers with the labels .*the same labels in the same order"):
+        evaluate_models(settings(), data, {**models, "control": other}, tmp_path / "out")
 
 
 def test_another_number_of_outputs_is_refused(tmp_path: Path, data: Path, models: dict[str, Path]) -> None:
-    champion = save_model(tmp_path / "champion", ("a", "b", "c"), seed=3)
-    with pytest.raises(ModelError, match=r"champion in .* has 3 outputs, the task 2; train it on this data"):
+    other = save_model(tmp_path / "control", ("a", "b", "c"), seed=3)
+    with pytest.raises(ModelError, match=r"control in .* has 3 outputs, the task 2; train it on this data"):
+        evaluate_models(settings(), data, {**models, "control": other}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("labels", "answers"),
+    [
+        (("positive", "negative"), r"\['positive', 'negative'\]"),
+        (("a", "b", "c"), r"\['a', 'b', 'c'\]"),
+        (("x",), "one number"),
+    ],
+)
+def test_a_champion_of_another_task_tells_how_to_go_on(
+    tmp_path: Path, data: Path, models: dict[str, Path], labels: tuple[str, ...], answers: str
+) -> None:
+    champion = save_model(tmp_path / "champion", labels, seed=3)
+    message = (
+        rf"the model in production under the name ted-student answers with {answers}, the run with "
+        rf"\['negative', 'positive'\].* give export\.name another name, or archive that version: "
+        rf"zenml model version update ted-student production --stage archived --force"
+    )
+    with pytest.raises(ModelError, match=message):
         evaluate_models(settings(), data, {**models, "champion": champion}, tmp_path / "out")
 
 
