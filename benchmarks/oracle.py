@@ -10,6 +10,7 @@ quantity with the worst error: relative for numbers, to the largest entry for te
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ def check_folder(folder: Path) -> Iterator[dict[str, Any]]:
             continue
         for block in (name for name in BLOCKS if name in case.spec):
             errors = check_block(case, block)
-            worst = max(errors, key=errors.__getitem__)
+            worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
             row = {"case": case.spec["case"], "block": block, "worst_relative_error": errors[worst], "quantity": worst}
             yield {**row, "quantities": len(errors)}
 

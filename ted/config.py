@@ -32,7 +32,7 @@ LayerIndex = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A frozen block of settings that refuses unknown keys; the string under a field is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class TaskSettings(Section):
@@ -203,8 +203,6 @@ class TeacherSettings(Section):
     """Commit or tag of a hub model; None takes the newest. Hub models only."""
     finetune: bool = True
     """Fine-tune the model on the labelled rows; false takes it as it is."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model."""
     training: TeacherTraining = TeacherTraining()
     """How the teacher is fine-tuned."""
 
@@ -313,11 +311,11 @@ class GateSettings(Section):
     min_teacher_share: Fraction | None = 0.9
     """Least share of the teacher's primary metric."""
     min_gain_over_start: float | None = 0.0
-    """Least gain in the primary metric over the student start."""
+    """Gain in the primary metric over the student start that the student must exceed."""
     min_gain_over_control: float | None = 0.0
-    """Least gain in the primary metric over the student start trained on without a teacher."""
+    """Gain in the primary metric over the start trained on without a teacher that the student must exceed."""
     champion_tolerance: NonNegative | None = 0.01
-    """Most by which the primary metric may lie below the champion's; a paired bootstrap decides beyond it."""
+    """Most by which the primary metric may lie below the champion's; a paired bootstrap tells how sure that is."""
     max_slice_drop: NonNegative | None = 0.1
     """Most by which any slice may lie below the same slice of the student start."""
     min_slice_rows: Count = 50
@@ -359,13 +357,13 @@ class PromotionSettings(Section):
 class RunSettings(Section):
     """Where a run leaves its files."""
 
+    output_dir: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder for reports, bundles, checkpoints and kept teacher outputs."""
 
 
 class ReportSettings(Section):
     """What the report of a run says beside its results."""
 
-    output_dir: Annotated[str, Field(min_length=1)] = "runs"
-    """Folder for reports, bundles, checkpoints and kept teacher outputs."""
     price_per_hour: NonNegative | None = None
     """Price of an hour of the machine, in any currency, for the report's cost per step; None shows times only."""
 
@@ -443,10 +441,10 @@ class Settings(Section):
     """The ONNX bundle."""
     promotion: PromotionSettings = PromotionSettings()
     """What happens to a version that passes."""
-    report: ReportSettings = ReportSettings()
-    """What the report says beside the results."""
     run: RunSettings = RunSettings()
     """Where a run leaves its files."""
+    report: ReportSettings = ReportSettings()
+    """What the report says beside the results."""
 
     def check(self) -> None:
         """Refuse settings that were given but cannot act beside the others.
@@ -505,7 +503,7 @@ class Settings(Section):
             keys += ["filters.filter_output_dim"]
         if self.method == "finetune":
             keys += [f"distillation.{name}" for name in OF_PREDICTIONS]
-            keys += ["data.unlabelled", "data.labelled_rows"]
+            keys += ["data.unlabelled"]
         return [(key, reason) for key in keys]
 
     def _idle_by_switch(self) -> list[tuple[str, str]]:
@@ -522,9 +520,32 @@ class Settings(Section):
             idle.append(("gates.min_gain_over_control", "evaluation.control is false"))
         if self.filters.layer_pairs is not None:
             idle += [(f"filters.{key}", "filters.layer_pairs is given") for key in ("filter_interval", "layer_map")]
+        idle += self._idle_by_weight()
+        if self.gates.max_slice_drop is None:
+            idle.append(("gates.min_slice_rows", "gates.max_slice_drop is null"))
         if not self.export.int8:
             keys = ("int8_max_metric_drop", "int8_max_latency_ratio", "int8_max_size_ratio")
             idle += [(f"export.{key}", "export.int8 is false") for key in keys]
+        return idle
+
+    def _idle_by_weight(self) -> list[tuple[str, str]]:
+        """Return what has no effect because a weight is 0 or another setting overrides it."""
+        idle: list[tuple[str, str]] = []
+        options = self.distillation
+        if options.kl_alpha == 0:
+            idle.append(("distillation.temperature", "distillation.kl_alpha is 0"))
+        if options.mse_alpha == 0:
+            keys = ("filters", *(f"distillation.{name}" for name in OF_LAYERS if name != "mse_alpha"))
+            idle += [(key, "distillation.mse_alpha is 0") for key in keys]
+        if not options.mask_padding or self.compatibility == "official":
+            idle.append(("distillation.teacher_cache_mib", "padded positions enter the layer loss"))
+        if self.method == "lwd" and options.student_filter_init == "ridge":
+            idle.append(("filters.init_std", "the student's filters start by ridge regression"))
+        for name in ("teacher", "student", "filters", "distillation"):
+            if self._given(f"{name}.training") and getattr(self, name).training.max_steps is not None:
+                given = getattr(self, name).training.model_fields_set
+                if "num_train_epochs" in given:
+                    idle.append((f"{name}.training", f"{name}.training.max_steps overrides its num_train_epochs"))
         return idle
 
     def resolved(self) -> "Settings":

@@ -26,7 +26,7 @@ from ted.methods import METHODS
 from ted.models.frozen import move, store_bytes
 from ted.models.loading import find_model, load_config, load_tokenizer
 from ted.models.student import build_student
-from ted.run_record import library_versions
+from ted.run_record import code_digest
 from ted.stages import num_steps
 
 SAMPLED_ROWS = 256
@@ -125,10 +125,12 @@ def forecast(settings: Settings) -> Forecast:
 
 
 def _key(settings: Settings) -> str:
-    source = Path(settings.data.source)
-    files = sorted(source.rglob("*")) if source.is_dir() else [source] if source.is_file() else []
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    parts = (settings.model_dump_json(), stamps, library_versions(), torch.get_num_threads())
+    stamps = []
+    for name in (settings.data.source, settings.data.unlabelled, settings.teacher.model, settings.student.model):
+        place = Path(name) if name else None
+        files = [] if place is None else sorted(place.rglob("*")) if place.is_dir() else [place]
+        stamps += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    parts = (settings.model_dump_json(), stamps, code_digest(), torch.get_num_threads())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -93,11 +93,11 @@ def _gain_rule(rule: str, evaluation: Mapping[str, Any], bound: float, other: st
         return _not_judged(rule, bound, f"{other} was not evaluated")
     gain = _gain(evaluation, other)
     message = f"{_against(evaluation, other)}: {gain:+.4f}; the bound is {bound:+.4f}"
-    return Verdict(rule, gain, bound, _at_least(gain, bound), message)
+    return Verdict(rule, gain, bound, gain > bound + ROUNDING, message)
 
 
 def _champion_tolerance(rule: str, evaluation: Mapping[str, Any], bound: float) -> Verdict:
-    """A drop beyond the tolerance fails where the interval of the difference says that it is not chance."""
+    """A drop beyond the tolerance fails; the interval of the difference tells how sure that is."""
     if "champion" not in evaluation["models"]:
         return _not_judged(rule, bound, "there is no champion yet")
     low, high = _interval(evaluation, "student_vs_champion")
@@ -106,7 +106,10 @@ def _champion_tolerance(rule: str, evaluation: Mapping[str, Any], bound: float) 
         f"{_against(evaluation, 'champion')}: {-drop:+.4f}, paired bootstrap {low:+.4f} to {high:+.4f}; "
         f"the tolerance is {bound:.4f}"
     )
-    return Verdict(rule, drop, bound, _at_most(drop, bound) or high >= 0, message)
+    passed = _at_most(drop, bound)
+    if not passed and high >= 0:
+        message += "; the interval does not exclude that they are equal, more test rows would tell"
+    return Verdict(rule, drop, bound, passed, message)
 
 
 def _slice_drop(evaluation: Mapping[str, Any], bound: float, min_rows: int) -> Verdict:

@@ -5,13 +5,18 @@ from typing import Any
 from ted.config import Settings
 from ted.errors import ModelError
 from ted.models.layers import LayerPair, check_pairs, every_second, match_layers
-from ted.models.loading import find_model, load_config
+from ted.models.loading import check_length, find_model, load_config
 
 
 def teacher_config(settings: Settings) -> Any:  # noqa: ANN401 - each architecture has its own class
-    """Return the configuration of the pre-trained teacher."""
-    teacher = settings.teacher
-    return load_config(find_model(teacher.model, teacher.revision, trust_remote_code=teacher.trust_remote_code))
+    """Return the configuration of the pre-trained teacher.
+
+    Raises:
+        ModelError: it cannot be loaded, or texts may be longer than it has positions.
+    """
+    config = load_config(find_model(settings.teacher.model, settings.teacher.revision))
+    check_length(config, settings.data.max_length, settings.teacher.model)
+    return config
 
 
 def student_layers(settings: Settings, num_teacher: int) -> tuple[int, ...]:

@@ -1,9 +1,13 @@
 """What a run was made of: settings, commit, library versions, data. Lies beside every model that a run writes."""
 
 import contextlib
+import functools
+import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from ted import __version__
@@ -32,6 +36,16 @@ def library_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return a digest of this package's code and of the library versions, for what must not outlive either."""
+    digest = hashlib.sha256(json.dumps(library_versions(), sort_keys=True).encode())
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def git_commit() -> str | None:

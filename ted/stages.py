@@ -28,6 +28,7 @@ from ted.methods import METHODS
 from ted.models.frozen import FrozenModel, OutputSource
 from ted.models.loading import (
     LoadedModel,
+    check_length,
     check_same_tokenizer,
     find_model,
     load_config,
@@ -37,7 +38,7 @@ from ted.models.loading import (
 )
 from ted.models.student import build_student
 from ted.objectives import FilterObjective, TaskObjective
-from ted.run_record import run_record
+from ted.run_record import code_digest, run_record
 from ted.tasks import Task, get_task, labels_of
 from ted.training import TrainingRun, train
 
@@ -101,7 +102,9 @@ def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
         loaded = LoadedModel(build_student(teacher.model, layers), teacher.tokenizer)
     else:
         set_seed(settings.seed)
-        loaded = load_pretrained(find_model(settings.student.model), stage.task)
+        source = find_model(settings.student.model)
+        check_length(load_config(source), settings.data.max_length, settings.student.model)
+        loaded = load_pretrained(source, stage.task)
         check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
     return _finetune("student start", settings, settings.student.training, stage, loaded, out)
 
@@ -176,7 +179,8 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
 def load_teacher(settings: Settings, task: Task, *, fresh_head: bool = True) -> LoadedModel:
     """Return the pre-trained teacher; a fresh head depends on the seed alone."""
     teacher = settings.teacher
-    source = find_model(teacher.model, teacher.revision, trust_remote_code=teacher.trust_remote_code)
+    source = find_model(teacher.model, teacher.revision)
+    check_length(load_config(source), settings.data.max_length, teacher.model)
     set_seed(settings.seed)
     return load_pretrained(source, task, fresh_head=fresh_head)
 
@@ -254,6 +258,7 @@ def _training_run(
         "training": training.model_dump(mode="json"),
         "data": stage.fingerprint,
         "origin": dict(origin),
+        "code": code_digest(),
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(settings.run.output_dir) / "checkpoints" / f"{name.replace(' ', '-')}-{key}"

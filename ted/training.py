@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from ted.config import TrainingSettings
 from ted.data.preparation import Batch, Collator
-from ted.errors import NonFiniteError
+from ted.errors import ModelError, NonFiniteError
 from ted.methods import Counts
 from ted.objectives import Objective
 
@@ -109,6 +109,12 @@ class ObjectiveTrainer(Trainer):
             train_dataset=rows,
             data_collator=collate,
         )
+        num_devices = max(self.args.n_gpu, self.args.world_size)
+        if num_devices > 1:
+            raise ModelError(
+                f"{run.name}: there are {num_devices} devices or processes, but losses are counted for one only; "
+                "make a single device visible, for example with CUDA_VISIBLE_DEVICES=0"
+            )
         self.model_accepts_loss_kwargs = True
         self.remove_callback(ProgressCallback)
         self.add_callback(NamedProgress(run.name))

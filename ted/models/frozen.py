@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ted.data.preparation import Batch
 from ted.files import atomic_folder, remove_folder, sha256_file
+from ted.run_record import code_digest
 
 LOGITS = "logits.npy"
 STATES = "states.npy"
@@ -69,11 +70,11 @@ class FrozenModel:
 
 
 def store_key(rows: Dataset, model_folder: Path, layers: Sequence[int]) -> str:
-    """Return a digest of all that the outputs depend on: token ids of the rows, weights, configuration, layers.
+    """Return a digest of all that the outputs depend on: token ids, weights, configuration, layers, code, versions.
 
     Filters are applied to what is read, so their weights need not enter.
     """
-    digest = hashlib.sha256(json.dumps(list(layers)).encode())
+    digest = hashlib.sha256(json.dumps([*layers, code_digest()]).encode())
     for name in ("model.safetensors", "config.json"):
         digest.update(sha256_file(model_folder / name).encode())
     for name in ("input_ids", "token_type_ids"):

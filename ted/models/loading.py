@@ -52,7 +52,6 @@ class ModelSource:
     location: str
     local: bool
     revision: str | None = None
-    trust_remote_code: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -60,7 +59,7 @@ class ModelSource:
         return {
             "revision": self.revision or "main",
             "local_files_only": self.local,
-            "trust_remote_code": self.trust_remote_code,
+            "trust_remote_code": False,
         }
 
 
@@ -78,19 +77,19 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def find_model(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:
+def find_model(name: str, revision: str | None = None) -> ModelSource:
     """Return where the model `name` lies: a local folder, an installed distribution or the hub.
 
     Raises:
         ModelError: an installed model's files are not the known ones.
     """
     if Path(name).is_dir():
-        return ModelSource(str(Path(name).resolve()), local=True, trust_remote_code=trust_remote_code)
+        return ModelSource(str(Path(name).resolve()), local=True)
     installed = INSTALLED_MODELS.get(name)
     folder = _installed_folder(installed) if installed and revision is None else None
     if folder is not None:
         return ModelSource(str(folder), local=True)
-    return ModelSource(name, local=False, revision=revision, trust_remote_code=trust_remote_code)
+    return ModelSource(name, local=False, revision=revision)
 
 
 def _installed_folder(installed: InstalledModel) -> Path | None:
@@ -194,6 +193,19 @@ def load_trained(folder: Path) -> LoadedModel:
         raise ModelError(_cannot_load("model", source, error)) from error
     model.train(False)
     return LoadedModel(model, tokenizer)
+
+
+def check_length(config: Any, max_length: int, location: str) -> None:  # noqa: ANN401 - each architecture has its own
+    """Refuse texts longer than the model has positions for.
+
+    Raises:
+        ModelError: `max_length` exceeds the positions.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise ModelError(
+            f"data.max_length is {max_length}, but {location} has {positions} positions; lower it to at most that"
+        )
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -111,7 +111,7 @@ class TestTeacherAndStart:
 
     def test_a_teacher_may_be_taken_as_it_is(self, classification: Path, tmp_path: Path) -> None:
         model = str(classification / "teacher")
-        settings = Settings.model_validate({"teacher": {"model": model, "finetune": False}})
+        settings = Settings.model_validate({"data": {"max_length": 32}, "teacher": {"model": model, "finetune": False}})
         metrics = stages.finetune_teacher(settings, classification / "data", tmp_path / "teacher")
         assert (metrics["steps"], metrics["log_history"]) == (0, [])
         assert read_json(tmp_path / "teacher" / "metrics.json")["steps"] == 0
@@ -119,7 +119,9 @@ class TestTeacherAndStart:
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
     def test_a_backbone_is_no_teacher_as_it_is(self, classification: Path, tmp_path: Path) -> None:
-        settings = Settings.model_validate({"teacher": {"model": str(classification / "backbone"), "finetune": False}})
+        settings = Settings.model_validate(
+            {"data": {"max_length": 32}, "teacher": {"model": str(classification / "backbone"), "finetune": False}}
+        )
         with pytest.raises(ModelError, match="has no weights for classifier"):
             stages.finetune_teacher(settings, classification / "data", tmp_path / "teacher")
         assert not (tmp_path / "teacher").exists()

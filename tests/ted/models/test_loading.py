@@ -17,6 +17,7 @@ from ted.models.loading import (
     INSTALLED_MODELS,
     InstalledModel,
     ModelSource,
+    check_length,
     check_same_tokenizer,
     check_vocabulary,
     find_model,
@@ -56,8 +57,8 @@ class TestFinding:
     def test_a_folder_is_local(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "model").mkdir()
         monkeypatch.chdir(tmp_path)
-        source = find_model("model", trust_remote_code=True)
-        assert source == ModelSource(str(tmp_path / "model"), local=True, trust_remote_code=True)
+        source = find_model("model")
+        assert source == ModelSource(str(tmp_path / "model"), local=True)
         assert source.options["local_files_only"]
 
     def test_another_name_is_a_hub_id(self) -> None:
@@ -231,3 +232,9 @@ class TestSameTokenizer:
         tokenizer.sep_token = "[MASK]"  # noqa: S105
         with pytest.raises(ModelError, match="have different special tokens"):
             check_same_tokenizer(new_tokenizer(), tokenizer)
+
+
+def test_texts_longer_than_the_positions_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"data\.max_length is 65, but m has 64 positions; lower it"):
+        check_length(new_config(), 65, "m")
+    check_length(new_config(), 64, "m")
