@@ -3,12 +3,10 @@
 ZenML itself ignores unknown keys, and reads settings of another stack's components only when that stack is active.
 """
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from zenml.config.base_settings import BaseSettings
 from zenml.config.pipeline_run_configuration import PipelineRunConfiguration
@@ -20,19 +18,8 @@ from zenml.stack.flavor_registry import FlavorRegistry
 from zenml.stack.stack_component import StackComponentConfig
 from zenml.utils.settings_utils import get_general_settings
 
-from ted.config import Settings, parse_settings
-from ted.errors import SettingsError
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that gives a key twice, where YAML would keep the last value only."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+from ted.config import Settings
+from ted.settings_file import hint, load_values, parse_parameters, refuse
 
 
 def read_configuration(path: Path, step_names: Callable[[Settings], Collection[str]]) -> Settings:
@@ -45,35 +32,15 @@ def read_configuration(path: Path, step_names: Callable[[Settings], Collection[s
     Raises:
         SettingsError: a line per problem, each with the dotted key and what is allowed there.
     """
-    values = _load(path)
+    values = load_values(path)
     problems = [*_unknown_keys(PipelineRunConfiguration, values)]
     problems += _settings_problems(values.get("settings"), "settings")
     problems += _type_problems(PipelineRunConfiguration, {**values, "parameters": None, "settings": None}, "")
-    settings, sections = Settings(), values.get("parameters") or {}
-    if not isinstance(sections, dict):
-        raise SettingsError(f"{path}: parameters: must hold sections such as data:, not {sections!r}")
-    try:
-        settings = parse_settings(sections)
-    except SettingsError as error:
-        problems += str(error).splitlines()
+    settings, wrong_parameters = parse_parameters(values)
+    problems += wrong_parameters
     problems += _step_problems(values.get("steps"), step_names(settings))
-    if problems:
-        raise SettingsError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
+    refuse(path, problems)
     return settings
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise SettingsError(f"{path}: no such file; run from the repository root, or name a file with -c")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        raise SettingsError(f"{path}: holds no key; write parameters: {{}} to run with every setting as it is")
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: must hold keys such as parameters:, not a {type(values).__name__}")
-    return values
 
 
 def _unknown_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -81,7 +48,7 @@ def _unknown_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str
     allowed = {field.alias or name: name for name, field in model.model_fields.items()}
     for key, value in values.items():
         if key not in allowed:
-            yield f"{prefix}{key}: unknown key; {_hint(str(key), allowed, prefix)}"
+            yield f"{prefix}{key}: unknown key; {hint(str(key), allowed, prefix)}"
             continue
         for inner, is_mapping in _inner_models(model.model_fields[allowed[key]].annotation):
             members = value if is_mapping and isinstance(value, dict) else {None: value}
@@ -100,19 +67,12 @@ def _inner_models(annotation: Any, inside_mapping: bool = False) -> Iterator[tup
         yield from _inner_models(argument, inside_mapping)
 
 
-def _hint(key: str, allowed: Collection[str], prefix: str) -> str:
-    if not prefix and key in Settings.model_fields:
-        return f"did you mean parameters.{key}?"
-    near = difflib.get_close_matches(key, allowed, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"allowed: {', '.join(sorted(allowed))}"
-
-
 def _step_problems(steps: object, step_names: Collection[str]) -> Iterator[str]:
     if not isinstance(steps, dict):
         return
     for name, step in steps.items():
         if name not in step_names:
-            yield f"steps.{name}: not a step of this run; {_hint(str(name), step_names, 'steps.')}"
+            yield f"steps.{name}: not a step of this run; {hint(str(name), step_names, 'steps.')}"
         if not isinstance(step, dict):
             continue
         yield from _settings_problems(step.get("settings"), f"steps.{name}.settings")
@@ -132,7 +92,7 @@ def _settings_problems(blocks: object, prefix: str) -> Iterator[str]:
         model = _settings_model(str(key))
         if model is None:
             known = [*get_general_settings(), *StackComponentType.values(), "orchestrator.kubernetes"]
-            yield f"{prefix}.{key}: unknown key; {_hint(str(key), known, f'{prefix}.')}"
+            yield f"{prefix}.{key}: unknown key; {hint(str(key), known, f'{prefix}.')}"
         elif model is not BaseSettings and isinstance(values, dict):
             yield from _unknown_keys(model, values, f"{prefix}.{key}.")
             yield from _type_problems(model, values, f"{prefix}.{key}.")

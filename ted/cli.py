@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ted import __version__
 from ted.errors import TedError
+
+if TYPE_CHECKING:
+    from ted.config import Settings
 
 app = typer.Typer(
     help="Task-aware layer-wise distillation of transformers into verified ONNX students.",
@@ -81,21 +84,10 @@ def predict(
         typer.echo(json.dumps(answer, ensure_ascii=False))
 
 
-def _read_settings(path: Path) -> Any:  # noqa: ANN401 - ted.config is heavy, and `predict` does not need it
-    import yaml
+def _read_settings(path: Path) -> "Settings":
+    from ted.settings_file import read_parameters
 
-    from ted.config import parse_settings
-    from ted.errors import SettingsError
-
-    if not path.is_file():
-        raise SettingsError(f"there is no settings file {path}; run from the repository root or name one with --config")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds {type(values).__name__}, not settings; begin with `parameters:`")
-    return parse_settings(values.get("parameters") or {}).resolved()
+    return read_parameters(path).resolved()
 
 
 def main() -> None:
