@@ -32,6 +32,7 @@ READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parque
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES |= {"dev": "validation", "test": "test"}
 SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z0-9]).*", re.IGNORECASE)
+SPLIT_WORD = re.compile(rf"(?<![^\W_])({'|'.join(SPLIT_NAMES)})(?![^\W_])", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 BATCH_ROWS = 50_000
 BATCH_BYTES = 32 * 2**20
@@ -85,7 +86,7 @@ def select_rows(dataset: DatasetDict, data: DataSettings, seed: int) -> DatasetD
     lose their label are appended to the split `unlabelled`.
 
     Raises:
-        DataError: the training split has fewer rows than a setting asks for.
+        DataError: the training split has fewer rows than a setting asks for, or more classes.
     """
     splits = dict(dataset)
     train = splits["train"]
@@ -175,13 +176,23 @@ def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], kind:
     named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
     if "label" not in columns:
         named = dict.fromkeys(loaded, "train")
+    _require_known_splits(source, named)
     splits: dict[str, list[Dataset]] = {}
     for name, split in named.items():
         if split is not None:
             splits.setdefault(split, []).append(_tidy(loaded[name], columns, kind, name))
-    if not splits:
-        raise DataError(f"{source}: has the splits {', '.join(loaded)} but none named train, validation or test")
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
+
+
+def _require_known_splits(source: str, named: Mapping[str, str | None]) -> None:
+    """Refuse splits of another name, unless they stand beside all three; then they are extra rows, and left out."""
+    others = [name for name, split in named.items() if split is None]
+    missing = [split for split in ("train", "validation", "test") if split not in named.values()]
+    if others and missing:
+        raise DataError(
+            f"{source}: has no split {' or '.join(missing)}, but {', '.join(others)}, which would be left out; "
+            "download the data set and give a folder of files whose names start with train, validation or test"
+        )
 
 
 def _files_of(path: Path) -> dict[Path, str]:
@@ -195,6 +206,7 @@ def _files_of(path: Path) -> dict[Path, str]:
         raise DataError(f"{path}: no table files in this folder; allowed: {', '.join(READERS)}")
     matches = {file: SPLIT_FILE.fullmatch(file.name) for file in files}
     if not any(matches.values()):
+        _require_no_split_word(path, files)
         return dict.fromkeys(files, "train")
     unnamed = [file.name for file, match in matches.items() if match is None]
     if unnamed:
@@ -203,6 +215,17 @@ def _files_of(path: Path) -> dict[Path, str]:
             "validation or test, or none"
         )
     return {file: SPLIT_NAMES[match[1].lower()] for file, match in matches.items() if match is not None}
+
+
+def _require_no_split_word(path: Path, files: list[Path]) -> None:
+    """Refuse names such as `reviews_test.csv`, whose rows would be taken for training rows."""
+    found = {file.name: SPLIT_WORD.search(file.stem) for file in files}
+    renamed = [f"{name} (as {match[0]}_{name})" for name, match in found.items() if match is not None]
+    if renamed:
+        raise DataError(
+            f"{path}: a file of a split has a name that starts with train, validation or test; rename "
+            f"{', '.join(renamed)}, or where all rows are training rows, take the word out of the name"
+        )
 
 
 def _read_file(path: Path, columns: Mapping[str, str], kind: TaskKind) -> Dataset:
@@ -398,8 +421,13 @@ def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: TaskSettin
 def _drawn(train: Dataset, count: int, setting: str, seed: tuple[int, int]) -> NDArray[np.int64]:
     if count > len(train):
         raise DataError(f"{setting} is {count} but there are {len(train)} training rows; lower or remove it")
+    label = train.features["label"]
+    if isinstance(label, ClassLabel) and count < label.num_classes:
+        raise DataError(
+            f"{setting} is {count} but there are {label.num_classes} classes, and each needs a row; raise or remove it"
+        )
     labels = np.asarray(train.with_format("numpy")["label"][:])
-    strata = labels if isinstance(train.features["label"], ClassLabel) else np.zeros(len(train))
+    strata = labels if isinstance(label, ClassLabel) else np.zeros(len(train))
     return _draw(strata, count, np.random.default_rng(seed))
 
 

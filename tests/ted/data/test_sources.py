@@ -66,6 +66,20 @@ def test_files_without_split_names_are_joined_and_cut(tmp_path: Path) -> None:
             assert row["text"] == f"film {row['row'] - 1 + (40 if row['source'] == 'b.csv' else 0)}"
 
 
+@pytest.mark.parametrize("name", ["reviews_test.csv", "reviews.Train.csv", "2024-dev-00000.jsonl", "a test.parquet"])
+def test_a_split_word_elsewhere_in_a_name_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "reviews.csv", rows(40))
+    write(tmp_path / name, rows(8, 100))
+    with pytest.raises(DataError, match=rf"starts with train, validation or test; rename {name} \(as \w+_{name}\), or"):
+        load(tmp_path)
+
+
+def test_a_split_word_inside_another_word_or_of_a_single_file_is_only_a_name(tmp_path: Path) -> None:
+    write(tmp_path / "latest_trained_evaluations.csv", rows(40))
+    assert len(load(tmp_path)["train"]) == 32
+    assert len(load(write(tmp_path / "reviews_test.csv", rows(40)))["train"]) == 32
+
+
 @pytest.mark.parametrize("name", ["valid.csv", "dev-00000-of-00001.csv", "VAL.csv"])
 def test_other_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
     write(tmp_path / "train.csv", rows(40))
@@ -242,6 +256,18 @@ def test_select_rows_refuses_more_rows_than_there_are(setting: str) -> None:
         select_rows(validated(8), DataSettings.model_validate({setting: 9}), seed=0)
 
 
+@pytest.mark.parametrize("setting", ["train_rows", "labelled_rows"])
+def test_select_rows_refuses_fewer_rows_than_classes(setting: str) -> None:
+    data = DataSettings.model_validate({setting: 1})
+    with pytest.raises(DataError, match=rf"data\.{setting} is 1 but there are 2 classes, and each needs a row; raise"):
+        select_rows(validated(8), data, seed=0)
+
+
+def test_select_rows_draws_a_single_row_of_numbers() -> None:
+    dataset = DatasetDict(train=validated(8)["train"].cast_column("label", Value("float32")))
+    assert len(select_rows(dataset, DataSettings(labelled_rows=1), seed=0)["train"]) == 1
+
+
 def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
     part = Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]}, features=features)
@@ -261,7 +287,18 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="test: has columns but no rows"):
         load("someone/films")
     del hub["train"], hub["validation"], hub["test"]
-    with pytest.raises(DataError, match="has the splits extra but none named train"):
+    with pytest.raises(DataError, match="has no split train or validation or test, but extra, which would be left out"):
+        load("someone/films")
+
+
+@pytest.mark.parametrize("names", [("train", "validation_matched", "test"), ("train", "test", "unsupervised")])
+def test_hub_splits_of_other_names_are_not_left_out_silently(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Dataset.from_dict({"text": ["a", "b"], "label": ["neg", "pos"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: DatasetDict(dict.fromkeys(names, part)))
+    (other,) = set(names) - set(SPLITS)
+    with pytest.raises(DataError, match=f"has no split validation, but {other}, .*; download the data set and give"):
         load("someone/films")
 
 
