@@ -1,9 +1,9 @@
 """Measure what distillation gives over the student start and over training it on: one line per seed, kept as it ends.
 
-    python -m benchmarks.distillation_gain --config FILE --seeds 3 --out FILE.json
+    python -m benchmarks.distillation_gain --config FILE --seeds 3 --out FILE.json --work FOLDER
 
-All models of a seed share one student start. A killed run goes on where it stopped: a seed that is in the file is not
-run again.
+All models of a seed share one student start. A killed run goes on where it stopped, and further seeds join those of
+before: a seed that is in the file is not run again. The file must hold results of the same settings.
 """
 
 import argparse
@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.results import provenance
 from ted import stages
-from ted.config import Settings, parse_settings
+from ted.config import Settings
 from ted.data.quality import validate
 from ted.data.sources import load_dataset, select_rows
+from ted.errors import SettingsError
 from ted.evaluation import evaluate_models
 from ted.files import read_json, write_json
+from ted.settings_file import read_parameters
 
 MODELS = ("teacher", "student_start", "control", "student")
 
@@ -60,6 +60,35 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def kept_rows(out: Path, settings: Settings) -> list[dict[str, Any]]:
+    """Return the rows that an earlier call wrote to a file; none where there is no file.
+
+    Raises:
+        SettingsError: the file was written with settings that differ in more than the seed and the section `run`.
+    """
+    if not out.is_file():
+        return []
+    record = read_json(out)
+    before, now = _comparable(record["settings"]), _comparable(settings.model_dump(mode="json"))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        lines = [f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed]
+        raise SettingsError(f"{out} holds results of other settings: {', '.join(lines)}; give another --out")
+    rows: list[dict[str, Any]] = record["seeds"]
+    return rows
+
+
+def _comparable(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by dotted key, without those that may differ between the seeds of one file."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _comparable(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return {key: value for key, value in flat.items() if key != "seed" and not key.startswith("run.")}
+
+
 def main() -> int:
     """Run the seeds that the file lacks and write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,8 +97,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
     parser.add_argument("--work", type=Path, required=True, help="folder for models and checkpoints")
     arguments = parser.parse_args()
-    settings = parse_settings(yaml.safe_load(arguments.config.read_text(encoding="utf-8"))["parameters"]).resolved()
-    rows: list[dict[str, Any]] = read_json(arguments.out)["seeds"] if arguments.out.is_file() else []
+    try:
+        settings = read_parameters(arguments.config).resolved()
+        rows = kept_rows(arguments.out, settings)
+    except SettingsError as error:
+        parser.error(str(error))
     for seed in range(settings.seed, settings.seed + arguments.seeds):
         if seed in {row["seed"] for row in rows}:
             continue
