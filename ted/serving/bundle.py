@@ -12,21 +12,20 @@ from ted.files import sha256_file
 FORMAT = 1
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
-REQUIRED_KEYS = frozenset(
-    {
-        "name",
-        "version",
-        "task",
-        "max_length",
-        "max_characters",
-        "pair",
-        "inputs",
-        "outputs",
-        "model",
-        "files",
-        "self_test",
-    }
-)
+# What serving reads, and as what JSON holds it.
+REQUIRED_KEYS: Mapping[str, type] = {
+    "name": str,
+    "version": int,
+    "task": dict,
+    "max_length": int,
+    "max_characters": int,
+    "pair": bool,
+    "inputs": list,
+    "outputs": list,
+    "model": str,
+    "files": dict,
+    "self_test": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,32 @@ def _read_manifest(path: Path) -> Mapping[str, Any]:
         raise BundleError(
             f"{path} has format {found!r}; this version reads format {FORMAT}: install the one that wrote it"
         )
-    if missing := sorted(REQUIRED_KEYS - manifest.keys()):
+    if missing := sorted(REQUIRED_KEYS.keys() - manifest.keys()):
         raise BundleError(f"{path} lacks {', '.join(missing)}; export the bundle again")
+    if wrong := _wrong_types(manifest):
+        raise BundleError(f"{path}: {'; '.join(wrong)}; export the bundle again")
     if unlisted := {manifest["model"], TOKENIZER} - manifest["files"].keys():
         raise BundleError(f"{path} lists no digest of {', '.join(sorted(unlisted))}; export the bundle again")
     return dict(manifest)
+
+
+def _wrong_types(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what of a manifest with all keys serving could not read."""
+    wrong = [
+        f"{key} must be of type {kind.__name__}, not {type(manifest[key]).__name__}"
+        for key, kind in REQUIRED_KEYS.items()
+        if type(manifest[key]) is not kind
+    ]
+    if wrong:
+        return wrong
+    labels = manifest["task"].get("labels", "")
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        wrong.append("task.labels must be a list of names, or null")
+    return wrong + [
+        f"files.{name} must hold a sha256"
+        for name, facts in manifest["files"].items()
+        if not (isinstance(facts, dict) and isinstance(facts.get("sha256"), str))
+    ]
 
 
 def _verify_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

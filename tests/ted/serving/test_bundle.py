@@ -99,6 +99,29 @@ def test_a_manifest_without_a_key_names_it(write_bundle: WriteBundle) -> None:
         open_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("files", ["model.onnx"], "files must be of type dict, not list"),
+        ("files", {"model.onnx": "abc"}, r"files\.model\.onnx must hold a sha256"),
+        ("files", {"model.onnx": {"sha256": 1}}, r"files\.model\.onnx must hold a sha256"),
+        ("task", "classification", "task must be of type dict, not str"),
+        ("task", {"kind": "classification"}, r"task\.labels must be a list of names, or null"),
+        ("task", {"kind": "classification", "labels": [1]}, r"task\.labels must be a list of names, or null"),
+        ("version", True, "version must be of type int, not bool"),
+        ("model", None, "model must be of type str, not NoneType"),
+    ],
+)
+def test_a_manifest_with_a_value_of_another_type_is_refused(
+    write_bundle: WriteBundle, key: str, value: object, message: str
+) -> None:
+    folder = write_bundle()
+    manifest = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(BundleError, match=message):
+        open_bundle(folder)
+
+
 def test_a_model_without_a_digest_is_refused(write_bundle: WriteBundle) -> None:
     folder = write_bundle(model="other.onnx")
     with pytest.raises(BundleError, match=r"no digest of other\.onnx"):
