@@ -12,7 +12,7 @@ from zenml.models import PipelineRunResponse
 from zenml.pipelines.pipeline_definition import Pipeline
 
 from pipelines.configuration import read_configuration
-from pipelines.results import publish, show
+from pipelines.results import check_place, publish, show
 from ted.config import Settings
 from ted.errors import NonFiniteError, SettingsError, TedError
 
@@ -47,11 +47,12 @@ class ConfiguredPipeline(Pipeline):
         A pipeline that nobody has configured reads `zenml_config.yaml` first.
 
         Raises:
-            click.ClickException: a step refused its input, training diverged, or the run failed elsewhere.
+            click.ClickException: the results would have no place, a step refused its input, training diverged, or the run failed elsewhere.
         """
         if self.settings is None:
             return self.with_options()(*args, **kwargs)
         try:
+            check_place(Path(self.settings.run.output_dir))
             if Client().active_stack.orchestrator.flavor == "local":
                 self._show_forecast(self.settings)
             run = super().__call__(*args, **kwargs)
@@ -68,7 +69,7 @@ class ConfiguredPipeline(Pipeline):
     def _show_forecast(settings: Settings) -> None:
         from ted.forecast import forecast
 
-        Console().print(forecast(settings).table())
+        Console().print(forecast(settings.resolved()).table())
 
     def _step_names(self, settings: Settings) -> Collection[str]:
         pipeline = self.copy()

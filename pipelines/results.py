@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from zenml.models import ArtifactVersionResponse, PipelineRunResponse
 
+from ted.errors import SettingsError
 from ted.files import atomic_folder, read_json, write_json
 
 LATEST = "latest"
@@ -41,6 +42,20 @@ def publish(run: PipelineRunResponse, output_dir: Path) -> Results:
             shutil.rmtree(bundle)
     _link(output_dir / LATEST, folder)
     return Results(output_dir / LATEST, read_json(folder / "evaluation.json"))
+
+
+def check_place(output_dir: Path) -> None:
+    """Refuse a folder in which the link to the last run's results could not be set.
+
+    Raises:
+        SettingsError: something that is not a link stands in its place.
+    """
+    link = output_dir / LATEST
+    if link.exists() and not link.is_symlink():
+        raise SettingsError(
+            f"{link} is not a link, and the results of the run would be linked there; "
+            f"move it away, or set run.output_dir to another folder"
+        )
 
 
 def show(results: Results) -> None:

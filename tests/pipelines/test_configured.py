@@ -12,7 +12,7 @@ from zenml.pipelines.pipeline_definition import Pipeline
 from pipelines import configured
 from pipelines.configured import ConfiguredPipeline
 from pipelines.ted_pipeline import ted_pipeline
-from ted.config import Settings
+from ted.config import Settings, parse_settings
 from ted.errors import GateError, NonFiniteError
 
 
@@ -114,6 +114,27 @@ def test_a_run_that_ended_well_is_published_and_shown(
     found: Any = pipeline()
     assert found is run
     assert shown == [(run, Path("runs"))]
+
+
+def test_a_run_whose_results_would_have_no_place_does_not_start(
+    pipeline: ConfiguredPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_with(monkeypatch, ZeroDivisionError())
+    Path("runs/latest").mkdir(parents=True)
+    with pytest.raises(click.ClickException, match="latest is not a link"):
+        pipeline()
+
+
+def test_the_forecast_is_of_what_the_run_acts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settings] = []
+
+    def make_forecast(settings: Settings) -> SimpleNamespace:
+        asked.append(settings)
+        return SimpleNamespace(table=lambda: "")
+
+    monkeypatch.setattr("ted.forecast.forecast", make_forecast)
+    ConfiguredPipeline._show_forecast(parse_settings({"compatibility": "official"}))
+    assert not asked[0].distillation.mask_padding
 
 
 def test_the_forecast_comes_first_on_this_machine(

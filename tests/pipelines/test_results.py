@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 from zenml.models import PipelineRunResponse
 
-from pipelines.results import Results, publish, show
+from pipelines.results import Results, check_place, publish, show
+from ted.errors import SettingsError
 from ted.files import read_json
 
 MODEL = {
@@ -82,6 +83,25 @@ def test_the_same_report_is_not_written_twice_and_another_moves_the_link(
     assert (publish(run(7), tmp_path / "runs").folder / "report.html").read_text() == "kept"
     assert len(list((tmp_path / "runs/results").iterdir())) == 2
     assert [path.name for path in (tmp_path / "runs").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_stands_in_the_place_of_the_link_is_let_be(tmp_path: Path, folder: bool) -> None:
+    latest = tmp_path / "latest"
+    if folder:
+        latest.mkdir()
+    else:
+        latest.write_text("mine")
+    with pytest.raises(SettingsError, match=r"latest is not a link, .*; move it away, or set run\.output_dir"):
+        check_place(tmp_path)
+
+
+def test_a_new_folder_and_the_link_of_an_earlier_run_are_places(
+    tmp_path: Path, run: Callable[[int], PipelineRunResponse]
+) -> None:
+    check_place(tmp_path / "runs")
+    publish(run(7), tmp_path / "runs")
+    check_place(tmp_path / "runs")
 
 
 def test_the_table_has_a_line_per_model_and_rule(capsys: pytest.CaptureFixture[str]) -> None:
