@@ -47,7 +47,8 @@ class ConfiguredPipeline(Pipeline):
         A pipeline that nobody has configured reads `zenml_config.yaml` first.
 
         Raises:
-            click.ClickException: the results would have no place, a step refused its input, training diverged, or the run failed elsewhere.
+            click.ClickException: the results have no place, a step refused its input, training diverged, or the run
+                failed elsewhere.
         """
         if self.settings is None:
             return self.with_options()(*args, **kwargs)
