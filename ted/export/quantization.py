@@ -1,10 +1,12 @@
 """An 8-bit copy of an exported model, and whether it is good, fast and small enough to be served."""
 
+import logging
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,11 +47,27 @@ def quantize(source: Path, target: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
-        # Fused nodes would hide the matrix products from the quantiser.
-        quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_dynamic(
-            prepared, target, op_types_to_quantize=list(OP_TYPES), per_channel=True, weight_type=QuantType.QInt8
-        )
+        with _quiet():
+            # Fused nodes would hide the matrix products from the quantiser.
+            quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
+            quantize_dynamic(
+                prepared, target, op_types_to_quantize=list(OP_TYPES), per_channel=True, weight_type=QuantType.QInt8
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop the quantiser's remarks on each tensor, which it gives to the root logger; warnings pass."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or "onnxruntime" not in record.pathname
+
+    root = logging.getLogger()
+    root.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_wanted)
 
 
 def judge_int8(

@@ -42,6 +42,7 @@ def scored(*scores: float, higher_is_better: bool = True) -> Validation:
 def test_weights_are_signed_bytes_with_a_scale_per_channel(
     exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     quantize(exported / "ted-student" / "3" / "model.onnx", tmp_path / "int8.onnx")
     written = onnx.load(tmp_path / "int8.onnx")
     onnx.checker.check_model(written)
