@@ -1,5 +1,6 @@
 """Writing the bundle: everything that serving needs, each file with its digest, and the proof that it is equal."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ INT8_MODEL: Final = "model.int8.onnx"
 CARD: Final = "README.md"
 RUN_RECORD: Final = "run_record.json"
 TRITON_CONFIG: Final = "config.pbtxt"
+# Of which model the figures of the evaluation are.
+TRAINED: Final = "trained student, float32"
 # Texts whose answers are compared from end to end, through the stored tokenizer.
 SERVED_TEXTS: Final = 64
 EXAMPLE_SHAPE: Final = (3, 8)
@@ -39,23 +42,28 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trained:
-    """What is exported, and the validation split that it is measured on."""
+    """What is exported, the validation split that it is proven on, and the test split."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     task: Task
     validation: Dataset
+    test: Dataset
 
     @property
     def texts(self) -> list[Text]:
         """Texts or pairs of the validation split."""
-        first: list[str] = list(self.validation["text"])
-        return list(zip(first, self.validation["text_pair"], strict=True)) if self.pair else list(first)
+        return _texts(self.validation)
 
     @property
     def pair(self) -> bool:
         """Whether the task reads two texts."""
         return "text_pair" in self.validation.column_names
+
+
+def _texts(split: Dataset) -> list[Text]:
+    first: list[str] = list(split["text"])
+    return list(zip(first, split["text_pair"], strict=True)) if "text_pair" in split.column_names else list(first)
 
 
 def export_bundle(
@@ -69,7 +77,8 @@ def export_bundle(
         settings: what the run acts on; sections task, data, quality, evaluation and export are used.
         model: folder of the trained student; its run_record.json goes into the bundle.
         data: folder of the validated data.
-        evaluation: content of evaluation.json; the student's figures go into the bundle.
+        evaluation: content of evaluation.json; the figures of the trained float32 student go into the bundle as
+            `metrics`, beside those of the file that serving loads, which are measured here, as `served_metrics`.
         version: number of the version, from 1.
         out: folder that will hold the name folder.
 
@@ -130,7 +139,7 @@ def _load(settings: Settings, model: Path, data: Path) -> Trained:
         raise ModelError(
             f"{model} answers {list(names)}, the data has {list(task.label_names)}; export the model of this run"
         )
-    return Trained(loaded.model, loaded.tokenizer, task, dataset["validation"])
+    return Trained(loaded.model, loaded.tokenizer, task, dataset["validation"], dataset["test"])
 
 
 def _prove(settings: Settings, trained: Trained, folder: Path, version: int) -> Manifest:
@@ -152,7 +161,9 @@ def _prove(settings: Settings, trained: Trained, folder: Path, version: int) -> 
     }
     manifest["int8"] = _try_int8(settings, trained, Bundle(folder, manifest))
     manifest["model"] = INT8_MODEL if manifest["int8"]["accepted"] else MODEL
-    manifest["self_test"] = _self_test(trained.texts[0], Predictor(Bundle(folder, manifest)))
+    predictor = Predictor(Bundle(folder, manifest))
+    manifest["self_test"] = _self_test(trained.texts[0], predictor)
+    manifest["served_metrics"] = _measure_served(trained, predictor)
     return manifest
 
 
@@ -237,8 +248,22 @@ def _try_int8(settings: Settings, trained: Trained, bundle: Bundle) -> dict[str,
     return verdict
 
 
+def _measure_served(trained: Trained, predictor: Predictor) -> dict[str, Any]:
+    """Return the metrics of the file that serving loads on the test split, through its tokenizer and ONNX Runtime."""
+    outputs = predictor.outputs(_texts(trained.test))
+    metrics = trained.task.metrics(outputs["logits"], np.asarray(trained.test["label"]))
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return {
+        "model": predictor.bundle.model_path.name,
+        "rows": len(trained.test),
+        "primary": finite[trained.task.primary_metric],
+        "metrics": finite,
+    }
+
+
 def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "model": TRAINED,
         "primary_metric": evaluation["primary_metric"],
         "higher_is_better": evaluation["higher_is_better"],
         "rows": evaluation["rows"],

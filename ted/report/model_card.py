@@ -23,6 +23,7 @@ def render(manifest: Mapping[str, Any]) -> str:
     return template.render(
         manifest=manifest,
         measured=manifest["metrics"],
+        served=manifest["served_metrics"],
         front_matter=yaml.safe_dump(_front_matter(manifest), sort_keys=False),
         example=repr(pair if manifest["pair"] else pair[0]),
         checks=[(title, values) for title, values in checks if values],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import load_from_disk
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -21,6 +22,7 @@ from ted.serving.bundle import open_bundle
 from ted.serving.predictor import Predictor
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "predict_with_onnxruntime.py"
+LABELS = ("negative", "positive")
 TEXTS = ["A good film.", "The acting, the plot and the actor: dull.", "unknown words " * 40, ""]
 
 Export = Callable[..., dict[str, Any]]
@@ -41,6 +43,7 @@ def test_the_bundle_holds_what_serving_and_people_need(exported: Path) -> None:
     assert manifest["inputs"] == ["input_ids", "token_type_ids", "attention_mask"]
     assert manifest["outputs"] == ["logits"]
     assert manifest["metrics"]["metrics"] == {"accuracy": 0.75}
+    assert manifest["metrics"]["model"] == "trained student, float32"
     assert manifest["run_record"] == {"commit": "abc"}
     assert manifest["parameters"]["graph"] == manifest["parameters"]["model"]
     assert "# ted-student, version 3" in (exported / "ted-student" / "3" / "README.md").read_text()
@@ -68,6 +71,25 @@ def test_an_accepted_int8_model_is_what_serving_loads(exported: Path) -> None:
     bundle = open_bundle(exported)
     assert bundle.manifest["int8"]["accepted"]
     assert bundle.model_path.name == "model.int8.onnx"
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_the_served_file_itself_is_measured_on_the_test_split(
+    export: Export, settings: Settings, data_folder: Path, tmp_path: Path, int8: bool
+) -> None:
+    data = load_from_disk(data_folder)
+    data["test"] = data["test"].select(range(6))
+    data.save_to_disk(tmp_path / "data")
+    manifest = export(settings=with_export(settings, int8=int8), data=tmp_path / "data", out=tmp_path)
+    served = manifest["served_metrics"]
+    answers = Predictor(open_bundle(tmp_path / "ted-student")).predict(list(data["test"]["text"]))
+    right = [answer["label"] == LABELS[label] for answer, label in zip(answers, data["test"]["label"], strict=True)]
+    assert (served["model"], served["rows"]) == ("model.int8.onnx" if int8 else "model.onnx", 6)
+    assert served["primary"] == served["metrics"]["accuracy"] == pytest.approx(np.mean(right))
+    assert {"macro_f1", "matthews"} <= served["metrics"].keys()
+    card = (tmp_path / "ted-student" / "1" / "README.md").read_text()
+    assert f"| accuracy | 0.7500 | {np.mean(right):.4f} |" in card
+    assert f"`{served['model']}`, which serving loads" in card
 
 
 def test_the_self_test_answers_as_stored(exported: Path) -> None:
