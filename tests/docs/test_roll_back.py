@@ -33,7 +33,7 @@ def test_an_earlier_version_is_put_back_into_production(tmp_path: Path) -> None:
     environment = os.environ | {"ZENML_CONFIG_PATH": str(tmp_path / "zenml"), "PYTHONPATH": str(root), "COLUMNS": "200"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     lines = re.findall(r"^zenml model version .+$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    listing, rolling_back = (shlex.split(line) for line in lines)
+    listing, rolling_back, archiving = (shlex.split(line) for line in lines)
 
     def run(*command: str) -> str:
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -47,3 +47,5 @@ def test_an_earlier_version_is_put_back_into_production(tmp_path: Path) -> None:
     table = run(*listing)
     assert re.search(r"1 +production", table)
     assert re.search(r"2 +archived", table)
+    run(*archiving)
+    assert run(sys.executable, "-c", STAGES).split() == ["1:archived", "2:archived"]
