@@ -54,14 +54,15 @@ def forecast(config: Config = DEFAULT_CONFIG) -> None:
 def check_data(config: Config = DEFAULT_CONFIG) -> None:
     """Validate the data of a run and print a JSON line per finding."""
     from ted.data.quality import validate
-    from ted.data.sources import load_dataset
+    from ted.data.sources import load_dataset, select_rows
 
     settings = _read_settings(config)
     dataset = load_dataset(settings.data, settings.task, settings.seed)
     validation = validate(dataset, settings.data, settings.quality, settings.task)
     for finding in validation.findings:
         typer.echo(json.dumps(finding.as_dict(), ensure_ascii=False))
-    rows = ", ".join(f"{name} {len(split):,}" for name, split in validation.dataset.items())
+    used = select_rows(validation.dataset, settings.data, settings.seed)
+    rows = ", ".join(f"{name} {len(split):,}" for name, split in used.items())
     typer.echo(f"{len(validation.excluded):,} rows excluded; fit for use: {rows}", err=True)
 
 
