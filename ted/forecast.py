@@ -83,8 +83,8 @@ class Forecast:
     def table(self) -> Table:
         """Return the forecast as a table for the terminal."""
         title = (
-            f"Forecast on {self.device} if nothing is cached: {self.labelled_rows:,} labelled and {self.unlabelled_rows:,} unlabelled rows, "
-            f"{self.tokens_per_row:.0f} tokens a row"
+            f"Forecast on {self.device} if nothing is cached: {self.labelled_rows:,} labelled and "
+            f"{self.unlabelled_rows:,} unlabelled rows, {self.tokens_per_row:.0f} tokens a row"
         )
         table = Table(title=title, caption=self._caption(), title_justify="left", caption_justify="left")
         table.add_column("step")
