@@ -3,6 +3,7 @@
 Great Expectations takes seconds to import, so that waits until an engine is made.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ class Engine:
             import great_expectations as gx
             from great_expectations.data_context.types.base import ProgressBarsConfig
 
+            # It announces a folder for pages that are never made.
+            logging.getLogger("great_expectations").setLevel(logging.WARNING)
             context = gx.get_context(mode="ephemeral")
             context.enable_analytics(False)
             context.variables.progress_bars = ProgressBarsConfig(globally=False)
