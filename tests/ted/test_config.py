@@ -200,13 +200,15 @@ def test_a_setting_that_cannot_act_is_refused(base: dict[str, Any], key: str, va
 
 
 def test_settings_that_act_are_taken() -> None:
-    parse_settings(merged(REGRESSION, nested("distillation.prediction_mse_alpha", 1.0)))
-    parse_settings(merged(BATCH_KL, nested("distillation.kl_alpha", 1.0)))
-    parse_settings(merged(KD, nested("distillation.kl_alpha", 1.0)))
-    parse_settings(merged(LWD, nested("filters.filter_interval", 2), nested("distillation.mse_alpha", 1.0)))
-    parse_settings(merged(RANDOM, nested("filters.filter_output_dim", 8)))
-    parse_settings(nested("gates.min_gain_over_control", None) | nested("evaluation.control", False))
-    parse_settings(nested("distillation.ridge_penalty", 0.1))
+    assert parse_settings(merged(REGRESSION, nested("distillation.prediction_mse_alpha", 2.0))) != Settings()
+    assert parse_settings(merged(BATCH_KL, nested("distillation.kl_alpha", 1.0))).distillation.kl_alpha == 1.0
+    assert parse_settings(merged(KD, nested("distillation.kl_alpha", 1.0))).distillation.kl_alpha == 1.0
+    layers = merged(LWD, nested("filters.filter_interval", 2), nested("distillation.mse_alpha", 1.0))
+    assert parse_settings(layers).filters.filter_interval == 2
+    assert parse_settings(merged(RANDOM, nested("filters.filter_output_dim", 8))).filters.filter_output_dim == 8
+    rules = nested("gates.min_gain_over_control", None) | nested("evaluation.control", False)
+    assert parse_settings(rules).gates.min_gain_over_control is None
+    assert parse_settings(nested("distillation.ridge_penalty", 0.1)).distillation.ridge_penalty == 0.1
 
 
 def test_nonlinear_filters_cannot_be_aligned() -> None:
