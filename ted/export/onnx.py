@@ -38,6 +38,8 @@ class Graph:
     opset: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    output_dims: dict[str, tuple[int, ...]]
+    """Axes of each output after the batch; -1 is one whose length varies."""
     model_parameters: int
     """Parameters of the trained model."""
     graph_parameters: int
@@ -187,7 +189,12 @@ def _read_back(
             " the model does not use every input that the tokenizer makes"
         )
     total = sum(parameter.numel() for parameter in model.parameters())
-    return Graph(actual_opset, names, outputs, total, _count_parameters(written, model))
+    dims = {value.name: tuple(_length(axis) for axis in _axes(value)[1:]) for value in written.graph.output}
+    return Graph(actual_opset, names, outputs, dims, total, _count_parameters(written, model))
+
+
+def _length(axis: str | int) -> int:
+    return axis if isinstance(axis, int) else -1
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
