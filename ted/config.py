@@ -16,7 +16,7 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "multi_label", "regression"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -39,10 +39,12 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, or one number."""
+    """Kind of task: one label out of a set, any number of them, or one number."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
-    None takes the sorted labels of the training split. Classification only."""
+    None takes the sorted labels of the training split. Classification and multi-label only."""
+    threshold: PositiveFraction = 0.5
+    """Probability above which a label belongs to the answer. Multi-label only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -63,7 +65,9 @@ class DataSettings(Section):
     text_pair_column: str | None = None
     """Column that holds the second text of a pair; None for single texts."""
     label_column: str = "label"
-    """Column that holds the class name, class number or target number."""
+    """Column that holds the class name, class number or target number; of several labels, a list or a text."""
+    label_separator: Annotated[str, Field(min_length=1)] = "|"
+    """What stands between the labels where the label column holds text, as in CSV. Multi-label only."""
     unlabelled: str | None = None
     """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
@@ -112,7 +116,8 @@ class QualitySettings(Section):
     max_characters: Count = 100_000
     """Most characters of a text."""
     min_rows_per_class: Count = 5
-    """Fewest rows of each class in each split, after exclusion; fewer end the run. Classification only."""
+    """Fewest rows of each class in each split (of each of several labels, in the training split), after exclusion;
+    fewer end the run. Classification and multi-label only."""
     max_excluded_fraction: Fraction = 0.05
     """Share of a split's rows that may be excluded; more end the run."""
 
@@ -253,13 +258,13 @@ class DistillationSettings(Section):
     """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
 
     kl_alpha: NonNegative = 5.0
-    """Weight of the divergence between teacher and student predictions. Classification only."""
+    """Weight of the divergence between teacher and student predictions. Not for a regression."""
     prediction_mse_alpha: NonNegative = 1.0
     """Weight of the squared difference between teacher and student predictions. Regression only."""
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Softmax temperature of the prediction loss. Classification only."""
+    """Temperature of the softmax, or of the sigmoid of each label, in the prediction loss. Not for a regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -372,8 +377,10 @@ STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
-    "task.labels": frozenset({"classification"}),
-    "quality.min_rows_per_class": frozenset({"classification"}),
+    "task.labels": frozenset({"classification", "multi_label"}),
+    "task.threshold": frozenset({"multi_label"}),
+    "data.label_separator": frozenset({"multi_label"}),
+    "quality.min_rows_per_class": frozenset({"classification", "multi_label"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
