@@ -132,7 +132,8 @@ def _type(schema: Mapping[str, Any]) -> str:
 def _value(schema: Mapping[str, Any]) -> str:
     if "default" not in schema:
         return "must be given"
-    return f"`{_literal(schema['default'])}`"
+    # A bar would end the cell, even in code.
+    return f"`{_literal(schema['default'])}`".replace("|", "\\|")
 
 
 def _literal(value: object) -> str:

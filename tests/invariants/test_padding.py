@@ -8,7 +8,7 @@ from benchmarks.tiny import LABELS, TOPICS, new_data, new_tokenizer, write_backb
 from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, collator, tokenize
 from ted.filters import TaskAwareFilters
-from ted.methods import LayerMSE, PredictionBCE, PredictionKL
+from ted.methods import LayerMSE, PredictionBCE, PredictionKL, Term
 from ted.models.frozen import FrozenModel
 from ted.models.loading import find_model, load_pretrained
 from ted.models.student import build_student
@@ -19,7 +19,7 @@ TASKS = {
     "classification": get_task(TaskSettings(), LABELS),
     "multi_label": get_task(TaskSettings(kind="multi_label"), TOPICS),
 }
-TERMS = {"classification": PredictionKL(5.0, 2.0), "multi_label": PredictionBCE(5.0, 2.0)}
+TERMS: dict[str, Term] = {"classification": PredictionKL(5.0, 2.0), "multi_label": PredictionBCE(5.0, 2.0)}
 ROWS = 6
 
 
