@@ -75,12 +75,15 @@ def new_answerer(task: Mapping[str, Any]) -> Answerer:
     """Return what answers for the task of a bundle.
 
     Raises:
-        BundleError: the kind of task is unknown.
+        BundleError: the kind of task is unknown, or something that its answers need is missing.
     """
     kind = task.get("kind")
     if kind not in ANSWERERS:
         raise BundleError(f"the bundle is for the task {kind!r}; this version answers {', '.join(ANSWERERS)}")
-    return ANSWERERS[kind](task)
+    try:
+        return ANSWERERS[kind](task)
+    except KeyError as error:
+        raise BundleError(f"the bundle's task lacks {error}; export the bundle again") from None
 
 
 def softmax(logits_C: Logits) -> NDArray[np.float64]:

@@ -58,6 +58,25 @@ def test_a_regression_answers_a_value(write_bundle: WriteBundle, weights_VC: Wei
     assert answers[1]["value"] == pytest.approx(weights_VC[[CLS, BAD, FILM, SEP], 0].sum(), rel=1e-5)
 
 
+def test_labels_above_the_threshold_are_answered(write_bundle: WriteBundle, weights_VC: Weights) -> None:
+    task = {"kind": "multi_label", "labels": ["praise"], "threshold": 0.5}
+    predictor = Predictor(open_bundle(write_bundle(task=task)))
+    texts = ["good", "bad", "film", "plot", "and", "a"]
+    logits_N = np.array([weights_VC[[CLS, place, SEP], 0].sum() for place in range(GOOD, GOOD + len(texts))])
+    answers = predictor.predict(texts)
+    assert [answer["labels"] for answer in answers] == [["praise"] if logit > 0 else [] for logit in logits_N]
+    assert {len(answer["labels"]) for answer in answers} == {0, 1}
+    probabilities = [answer["probabilities"]["praise"] for answer in answers]
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits_N)), rtol=1e-5)
+    json.dumps(answers)
+
+
+def test_a_task_that_lacks_what_its_answers_need_is_refused(write_bundle: WriteBundle) -> None:
+    bundle = open_bundle(write_bundle(task={"kind": "multi_label", "labels": ["praise"]}))
+    with pytest.raises(BundleError, match="the bundle's task lacks 'threshold'; export the bundle again"):
+        Predictor(bundle)
+
+
 def test_pairs_tell_the_texts_apart(write_bundle: WriteBundle, weights_VC: Weights) -> None:
     predictor = Predictor(open_bundle(write_bundle(pair=True)))
     ((logits_C,),) = predictor.logits(predictor.encode([("good", "bad film")]))
