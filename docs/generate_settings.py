@@ -51,9 +51,17 @@ BOUNDS = {
     "exclusiveMaximum": "below {}",
     "minItems": "{} or more",
     "minLength": "not empty",
+    "minProperties": "{} or more",
     "pattern": "like `{}`",
 }
-TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "`null`"}
+TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "`null`",
+    "object": "block of values",
+}
 
 
 def page() -> str:

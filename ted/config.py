@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ted.errors import SettingsError
 
@@ -20,6 +20,7 @@ TaskKind = Literal["classification", "regression"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -156,6 +157,8 @@ class TrainingSettings(Section):
     """Updates between checkpoints; a killed run goes on from the last one."""
     bf16: bool = False
     """Compute in bfloat16 where autocast allows."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again for the gradient: less memory, more time."""
 
 
 class TeacherTraining(TrainingSettings):
@@ -203,6 +206,10 @@ class TeacherSettings(Section):
     """Commit or tag of a hub model; None takes the newest. Hub models only."""
     finetune: bool = True
     """Fine-tune the model on the labelled rows; false takes it as it is."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention while the teacher trains and teaches; None takes what its class prefers."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights of the frozen teacher in stages I and II; fine-tuning and evaluation use float32."""
     training: TeacherTraining = TeacherTraining()
     """How the teacher is fine-tuned."""
 
@@ -214,13 +221,22 @@ class StudentSettings(Section):
     """Hub id or local folder of a small pre-trained model; None builds the student from teacher layers."""
     layers: Annotated[tuple[LayerIndex, ...], Field(min_length=1)] | None = None
     """Layers of the pre-trained teacher that make up the student (0-based, rising); None takes every second one."""
+    num_layers: Count | None = None
+    """Number of teacher layers that make up the student, instead of their names in `layers`."""
+    layer_choice: Literal["evenly", "first", "last"] = "evenly"
+    """Which `num_layers` layers are taken: spread evenly from the first on, the first or the last ones."""
+    config: Annotated[dict[str, JsonValue], Field(min_length=1)] | None = None
+    """Values of the teacher's configuration to change; the student then starts with random weights from the seed."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention while the student trains; None takes what its class prefers."""
     training: StudentTraining = StudentTraining()
     """How the student is fine-tuned before distillation."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.model is not None and self.layers is not None:
-            raise ValueError("student.layers cannot act beside student.model; remove one of the two")
+        origins = [name for name in ("model", "config", "layers", "num_layers") if getattr(self, name) is not None]
+        if len(origins) > 1:
+            raise ValueError(f"student.{origins[1]} cannot act beside student.{origins[0]}; remove one of the two")
         if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"student.layers must rise without repeats, not {list(self.layers)}")
         return self
@@ -237,10 +253,13 @@ class FilterSettings(Section):
     """Match the last of every so many student layers."""
     layer_pairs: Annotated[tuple[tuple[LayerIndex, LayerIndex], ...], Field(min_length=1)] | None = None
     """Pairs (student layer, teacher layer), 0-based; None derives them from `filter_interval` and `layer_map`."""
-    layer_map: Literal["last_of_group", "first_then_last"] = "last_of_group"
-    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule."""
-    head_pooling: Literal["mean", "first_token"] = "mean"
-    """How a stage-I head reads a sequence of filtered states."""
+    layer_map: Literal["last_of_group", "first_then_last", "all_to_one"] = "last_of_group"
+    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule, and
+    `all_to_one` matches every one of these student layers to the teacher's last layer."""
+    match_embeddings: bool = False
+    """Also match the two models' embeddings, as a pair before all others."""
+    head_pooling: Literal["mean", "first_token", "last_token"] = "mean"
+    """How a stage-I head reads a sequence of filtered states; to a causal model's first token no other is known."""
     backbone_dropout: bool = False
     """Leave the frozen backbone's dropout on during stage I."""
     head_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -399,6 +418,7 @@ OFFICIAL_VALUES: dict[str, Any] = {
     "filters.backbone_dropout": True,
     "filters.init_std": 0.02,
     "filters.layer_map": "last_of_group",
+    "filters.match_embeddings": False,
     "distillation.temperature": 2.0,
     "distillation.layer_loss_units": "raw",
     "distillation.layer_reduction": "mean",
@@ -458,6 +478,7 @@ class Settings(Section):
                 "distillation.student_filter_init is ridge, which aligns linear filters only; with "
                 "filters.filter_nonlinear set it to stage_one or random"
             )
+        problems += self._without_half_precision()
         if self.compatibility == "official":
             problems += [
                 f"{key} must be {value!r} with compatibility: official, not {self._value(key)!r}; remove one of the two"
@@ -466,6 +487,22 @@ class Settings(Section):
             ]
         if problems:
             raise SettingsError("\n".join(problems))
+
+    def _without_half_precision(self) -> list[str]:
+        """Return a line per setting that has a model compute in float32 with an attention that does not."""
+        needed: dict[str, bool] = {}
+        if self.teacher.attn_implementation == "flash_attention_2":
+            needed["teacher.dtype: bfloat16"] = self.teacher.dtype == "bfloat16" or self.method == "finetune"
+            needed["teacher.training.bf16: true"] = self.teacher.training.bf16 or not self.teacher.finetune
+        if self.student.attn_implementation == "flash_attention_2":
+            for name in ("student", "distillation"):
+                needed[f"{name}.training.bf16: true"] = getattr(self, name).training.bf16
+        return [
+            f"{key.partition('.')[0].replace('distillation', 'student')}.attn_implementation is flash_attention_2, "
+            f"which computes in bfloat16 only; set {key}, or take sdpa"
+            for key, met in needed.items()
+            if not met
+        ]
 
     def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
         section, name = key.split(".")
@@ -478,7 +515,7 @@ class Settings(Section):
 
     def _idle(self) -> list[tuple[str, str]]:
         """Return (dotted key, reason) of every setting that the other settings leave without effect."""
-        return [*self._idle_by_task(), *self._idle_by_method(), *self._idle_by_switch()]
+        return [*self._idle_by_task(), *self._idle_by_method(), *self._idle_by_model(), *self._idle_by_switch()]
 
     def _idle_by_task(self) -> list[tuple[str, str]]:
         if self.task.kind == "classification":
@@ -503,13 +540,23 @@ class Settings(Section):
             keys += ["filters.filter_output_dim"]
         if self.method == "finetune":
             keys += [f"distillation.{name}" for name in OF_PREDICTIONS]
-            keys += ["data.unlabelled"]
+            keys += ["data.unlabelled", "teacher.dtype"]
         return [(key, reason) for key in keys]
 
-    def _idle_by_switch(self) -> list[tuple[str, str]]:
+    def _idle_by_model(self) -> list[tuple[str, str]]:
         idle: list[tuple[str, str]] = []
         if not self.teacher.finetune:
             idle.append(("teacher.training", "teacher.finetune is false"))
+            if self.method == "finetune":
+                idle.append(("teacher.attn_implementation", "the teacher neither trains nor teaches"))
+        if self.student.num_layers is None:
+            idle.append(("student.layer_choice", "student.num_layers is not given"))
+        if self.filters.training.gradient_checkpointing:
+            idle.append(("filters.training", "filters.training.gradient_checkpointing has no layers to act on"))
+        return idle
+
+    def _idle_by_switch(self) -> list[tuple[str, str]]:
+        idle: list[tuple[str, str]] = []
         if self.distillation.teacher_cache != "auto":
             idle.append(("distillation.teacher_cache_mib", "distillation.teacher_cache is not auto"))
         if not self.distillation.mask_padding or self.compatibility == "official":

@@ -205,7 +205,7 @@ def _count_parameters(traced: onnx_ir.Model, model: PreTrainedModel) -> int:
     """Return how many parameters of the model a traced graph holds, by content.
 
     Constant folding, which comes after this, makes new arrays out of those of the graph: weights are transposed,
-    merged, added to one. So every floating-point array must be a parameter or a buffer of the model before anything is folded.
+    merged, added to one. So every floating-point array must be a parameter or a buffer of the model before that.
 
     Raises:
         ModelError: the graph holds an array that is not the model's.

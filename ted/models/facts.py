@@ -24,3 +24,6 @@ SUPPORTED: Final = (
 SHARED_LAYERS: Final = {"albert": "num_hidden_groups"}
 """Kinds that run the same weights as every layer, and the value that says how many sets of weights they have. Such a
 student has the teacher's weights and runs them as often as it has layers: which layers are chosen changes nothing."""
+
+LAST_WIDTH: Final = {"opt": "word_embed_proj_dim"}
+"""Kinds whose last states may have another width than the others, and the value that gives it."""

@@ -4,13 +4,13 @@ Letters in names: B or N rows, C model outputs, L positions, D features.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from ted.heads import SequenceHead
+from ted.heads import Pooling, SequenceHead
 
 FloatArray = npt.NDArray[np.floating]
 Array = npt.NDArray[Any]
@@ -55,6 +55,6 @@ class Task(ABC):
     def predictions(self, logits_NC: FloatArray) -> Array:
         """Return the answer per row: a class index or a number."""
 
-    def filter_head(self, dim: int, pooling: Literal["mean", "first_token"], dropout: float) -> nn.Module:
+    def filter_head(self, dim: int, pooling: Pooling, dropout: float) -> nn.Module:
         """Return a fresh stage-I head for filtered states of width `dim`."""
         return SequenceHead(dim, self.num_outputs, pooling=pooling, dropout=dropout)

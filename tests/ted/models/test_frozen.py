@@ -18,6 +18,7 @@ from ted.models.loading import LoadedModel, find_model, load_pretrained
 from ted.tasks import get_task
 
 LAYERS = (1, 3)
+FLOAT32 = "torch.float32 sdpa"
 
 
 @pytest.fixture(scope="module")
@@ -199,31 +200,31 @@ class TestKey:
 
     @pytest.fixture
     def key(self, rows: Dataset, model: Path) -> str:
-        return store_key(rows, model, LAYERS)
+        return store_key(rows, model, LAYERS, FLOAT32)
 
     def test_it_is_the_same_for_the_same_outputs(
         self, key: str, rows: Dataset, model: Path, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        assert store_key(rows, model, list(LAYERS)) == key
+        assert store_key(rows, model, list(LAYERS), FLOAT32) == key
         again = tokenize(new_data("classification", train=70)["train"], tokenizer, 16)
-        assert store_key(again, model, LAYERS) == key
+        assert store_key(again, model, LAYERS, FLOAT32) == key
         (model / "notes.txt").touch()
-        assert store_key(rows, model, LAYERS) == key
+        assert store_key(rows, model, LAYERS, FLOAT32) == key
 
     def test_it_changes_with_the_weights(self, key: str, rows: Dataset, model: Path) -> None:
         weights = bytearray((model / "model.safetensors").read_bytes())
         weights[-1] ^= 1
         (model / "model.safetensors").write_bytes(weights)
-        assert store_key(rows, model, LAYERS) != key
+        assert store_key(rows, model, LAYERS, FLOAT32) != key
 
     def test_it_changes_with_the_configuration(self, key: str, rows: Dataset, model: Path) -> None:
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
-        assert store_key(rows, model, LAYERS) != key
+        assert store_key(rows, model, LAYERS, FLOAT32) != key
 
     @pytest.mark.parametrize("layers", [(), (1,), (3, 1), (13,)])
     def test_it_changes_with_the_layers(self, layers: tuple[int, ...], key: str, rows: Dataset, model: Path) -> None:
-        assert store_key(rows, model, layers) != key
+        assert store_key(rows, model, layers, FLOAT32) != key
 
     def test_it_changes_with_the_rows(
         self, key: str, rows: Dataset, model: Path, tokenizer: PreTrainedTokenizerBase
@@ -235,13 +236,17 @@ class TestKey:
             tokenize(data, tokenizer, 8),
             rows.map(lambda row: {"token_type_ids": [1] * row["length"]}, keep_in_memory=True),
         ]
-        keys = {store_key(other, model, LAYERS) for other in others}
+        keys = {store_key(other, model, LAYERS, FLOAT32) for other in others}
         assert len(keys | {key}) == 5
 
     def test_rows_are_told_apart_from_their_concatenation(self, model: Path) -> None:
         cuts = [[[2, 7], [8, 3]], [[2], [7, 8, 3]], [[2, 7, 8, 3]]]
-        keys = {store_key(Dataset.from_dict({"input_ids": cut}), model, LAYERS) for cut in cuts}
+        keys = {store_key(Dataset.from_dict({"input_ids": cut}), model, LAYERS, FLOAT32) for cut in cuts}
         assert len(keys) == 3
 
     def test_it_does_not_hang_on_labels(self, key: str, rows: Dataset, model: Path) -> None:
-        assert store_key(rows.remove_columns("label"), model, LAYERS) == key
+        assert store_key(rows.remove_columns("label"), model, LAYERS, FLOAT32) == key
+
+    def test_it_changes_with_the_arithmetic(self, key: str, rows: Dataset, model: Path) -> None:
+        others = ("torch.bfloat16 sdpa", "torch.float32 eager")
+        assert len({key, *(store_key(rows, model, LAYERS, other) for other in others)}) == 3
