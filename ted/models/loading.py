@@ -41,7 +41,7 @@ INSTALLED_MODELS = {
 }
 
 # Capital letters, an accent, a number and white space: what tokenizers with one vocabulary may still treat otherwise.
-PROBE = "Is  the Café (No. 12) good? Don't ask."
+PROBE = "Is  the Café (No. 12) good?"
 
 
 class LoadedModel(NamedTuple):
@@ -335,10 +335,11 @@ def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTo
             "take a student with the teacher's tokenizer, or build it from teacher layers"
         )
     for name in ("special_tokens_map", "padding_side", "truncation_side"):
-        if getattr(teacher, name) != getattr(student, name):
+        values = getattr(teacher, name), getattr(student, name)
+        if values[0] != values[1]:
             raise ModelError(
-                f"teacher and student have different {name.replace('_', ' ')}: {getattr(teacher, name)} and "
-                f"{getattr(student, name)}; take a student with the teacher's tokenizer"
+                f"teacher and student have different {name.removesuffix('_map').replace('_', ' ')}: {values[0]} and "
+                f"{values[1]}; take a student with the teacher's tokenizer"
             )
     ids = teacher(PROBE)["input_ids"], student(PROBE)["input_ids"]
     if ids[0] != ids[1]:

@@ -26,6 +26,13 @@ def test_mean_pooling_reads_real_positions_only(states: torch.Tensor) -> None:
     torch.testing.assert_close(head(states, MASK)[1:], short)
 
 
+def test_last_token_pooling_reads_the_last_real_position(states: torch.Tensor) -> None:
+    head = SequenceHead(6, 3, pooling="last_token", dropout=0.0).eval()
+    pooled = torch.stack([states[0, 3], states[1, 1]])
+    torch.testing.assert_close(head(states, MASK), head.out(functional.gelu(head.dense(pooled))))
+    assert torch.isfinite(head(states, torch.zeros(2, 4))).all()
+
+
 def test_mean_pooling_of_no_position_is_finite(states: torch.Tensor) -> None:
     head = SequenceHead(6, 3, pooling="mean", dropout=0.0)
     assert torch.isfinite(head(states, torch.zeros(2, 4))).all()

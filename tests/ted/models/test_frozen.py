@@ -3,11 +3,15 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
 from ted.config import TaskSettings
@@ -86,6 +90,37 @@ def test_a_frozen_model_gets_no_gradient_but_what_reads_it_does(loaded: LoadedMo
     weight = torch.ones(32, requires_grad=True)
     (gradient,) = torch.autograd.grad((outputs.states[0] * weight).sum(), weight)
     assert gradient.abs().sum() > 0
+
+
+def test_outputs_of_lower_precision_come_as_float32(loaded: LoadedModel, batch: Batch) -> None:
+    exact = FrozenModel(loaded.model, LAYERS)
+    expected, arithmetic = exact(batch), exact.arithmetic
+    rounded = FrozenModel(loaded.model.bfloat16(), LAYERS)
+    outputs = rounded(batch)
+    assert (arithmetic, rounded.arithmetic) == (FLOAT32, "torch.bfloat16 sdpa")
+    for ours, theirs in zip((outputs.logits, *outputs.states), (expected.logits, *expected.states), strict=True):
+        assert ours.dtype == torch.float32
+        assert not torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.1)
+
+
+def test_flash_attention_is_given_half_precision(
+    loaded: LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels are not there without a GPU; what reaches them is."""
+    seen = set()
+
+    def kernel(module: nn.Module, query: torch.Tensor, *states: torch.Tensor, **options: Any) -> tuple[Any, Any]:
+        seen.add(query.dtype)
+        options["dropout"] = 0.0
+        return sdpa_attention_forward(module, query, states[0], states[1], None, **options)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", kernel)
+    loaded.model.config._attn_implementation = "flash_attention_2"
+    outputs = FrozenModel(loaded.model, LAYERS)(batch)
+    assert seen == {torch.bfloat16}
+    assert outputs.logits.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_dropout_is_off_unless_asked_for(loaded: LoadedModel, batch: Batch) -> None:

@@ -158,7 +158,7 @@ def test_tied_embeddings_stay_tied(name: str, auto_class: Any) -> None:  # noqa:
     case = ARCHITECTURES[name]
     teacher = auto_class.from_config(case.new_config(case.new_tokenizer()))
     student = build_student(teacher, [0, 2])
-    weight = student.get_input_embeddings().get_parameter("weight")  # type: ignore[no-untyped-call]
+    weight = student.get_input_embeddings().get_parameter("weight")
     assert student.get_output_embeddings().weight is weight  # type: ignore[no-untyped-call]
     assert torch.equal(weight, teacher.get_input_embeddings().weight)
 
