@@ -1,6 +1,7 @@
 """A tiny random model of every supported architecture, from fine-tuning through filters and distillation to ONNX."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from ted.models.loading import load_trained
 def test_every_supported_kind_of_model_is_in_the_matrix() -> None:
     kinds = {case.new_config(case.new_tokenizer()).model_type for case in ARCHITECTURES.values()}
     assert kinds == set(SUPPORTED)
+
+
+def test_the_guide_names_every_architecture() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "how-to" / "architectures.md").read_text(encoding="utf-8")
+    rows = [line for line in guide.splitlines() if line.startswith(("| encoders", "| decoders"))]
+    assert set(re.findall("`([a-z0-9-]+)`", "".join(rows))) == set(ARCHITECTURES)
 
 
 @pytest.mark.slow
