@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ted.config import Settings, parse_settings
+from ted.config import FilterSettings, Settings, parse_settings
 from ted.filters import FilterKind, TaskAwareFilters
 from ted.methods import build_terms
 from ted.models.frozen import FrozenModel
@@ -101,10 +101,9 @@ class Case:
 
     def heads(self, side: str) -> nn.ModuleList:
         """Return the private stage-I heads of one side with their weights."""
-        dim = self.spec["hyper"]["filter_output_dim"]
-        heads = nn.ModuleList(
-            self.task.filter_head(dim, "first_token", 0.0) for _ in self.spec[f"{side}_filter_layers"]
-        )
+        dim, model = self.spec["hyper"]["filter_output_dim"], self.model(side)
+        filters = FilterSettings(head_pooling="first_token", head_dropout=0.0)
+        heads = nn.ModuleList(self.task.filter_head(dim, filters, model) for _ in self.spec[f"{side}_filter_layers"])
         poolers, outputs = self.below(f"stage1_{side}_poolers."), self.below(f"stage1_{side}_heads.")
         for index, head in enumerate(heads):
             weights = {name: poolers[f"{index}.{name}"] for name in ("dense.weight", "dense.bias")}
@@ -174,9 +173,9 @@ def _gradient_errors(case: Case, block: str, objective: DistillationObjective) -
 
 def _output_errors(case: Case, block: str, objective: DistillationObjective, batch: Tensors) -> Errors:
     with torch.no_grad():
-        matched = objective.match(batch)
+        matched, logits = objective.match(batch)
     ours = {
-        "student_logits": matched.student_logits,
+        "student_logits": logits,
         "teacher_logits": matched.teacher_logits,
         "student_filter_out": torch.stack(list(matched.student_states)),
         "teacher_filter_out": torch.stack(list(matched.teacher_states)),

@@ -23,7 +23,7 @@ from datasets import Dataset
 
 from benchmarks.results import write_result
 from ted.config import Settings
-from ted.data.preparation import Batch, collator, forward_batches, tokenize, training_rows
+from ted.data.preparation import Batch, Collator, collator, forward_batches, training_features
 from ted.data.quality import validate
 from ted.data.sources import load_dataset
 from ted.distillation import Sides, new_filters
@@ -57,21 +57,21 @@ def main() -> int:
     dataset = validate(dataset, settings.data, settings.quality, settings.task).dataset
     task = get_task(settings.task, labels_of(dataset))
     teacher = load_teacher(settings, task)
-    rows = tokenize(training_rows(dataset, task).select(range(ROWS)), teacher.tokenizer, FIXED_LENGTH)
+    data = settings.data.model_copy(update={"max_length": FIXED_LENGTH})
+    rows = training_features(dataset, teacher.tokenizer, task, data)[0].select(range(ROWS))
     teacher_filters = new_filters(settings, teacher.model.config.hidden_size, "teacher")
     student_filters = new_filters(settings, teacher.model.config.hidden_size, "student")
     sides = Sides(build_student(teacher.model, (0, 2, 4)), teacher_filters, student_filters)
     with tempfile.TemporaryDirectory() as folder:
-        ways = _ways(teacher, sides, rows, Path(folder))
-        aligned = forward_batches(rows, collator(teacher.tokenizer))
+        ways = _ways(teacher, sides, rows, collator(teacher.tokenizer, task), Path(folder))
+        aligned = forward_batches(rows, collator(teacher.tokenizer, task))
         objectives = {name: sides.objective(settings, task, way.source, aligned) for name, way in ways.items()}
         seconds = _take_turns(ways, objectives, rounds)
     write_result("training-speed", {"rows_per_step": BATCH_ROWS, "ways": _figures(seconds)})
     return 0
 
 
-def _ways(teacher: LoadedModel, sides: Sides, rows: Dataset, folder: Path) -> dict[str, Way]:
-    collate = collator(teacher.tokenizer)
+def _ways(teacher: LoadedModel, sides: Sides, rows: Dataset, collate: Collator, folder: Path) -> dict[str, Way]:
     live = FrozenModel(teacher.model, sides.teacher_layers)
     kept = keep_outputs(live, rows, forward_batches(rows, collate), folder / "outputs")
     order = list(range(len(rows)))

@@ -46,9 +46,7 @@ class TaskSettings(Section):
     None takes the sorted labels of the training split. Classification only."""
 
     @model_validator(mode="after")
-    def _labels_act(self) -> Self:
-        if self.kind == "regression" and self.labels is not None:
-            raise ValueError("task.labels cannot act: a regression task has no classes; remove it")
+    def _labels_differ(self) -> Self:
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"task.labels repeats a name: {list(self.labels)}; name each class once")
         return self
@@ -391,6 +389,14 @@ class ReportSettings(Section):
 LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
 STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
+# Settings that act on some kinds of task only.
+OF_TASKS: dict[str, frozenset[TaskKind]] = {
+    "task.labels": frozenset({"classification"}),
+    "quality.min_rows_per_class": frozenset({"classification"}),
+    "distillation.prediction_mse_alpha": frozenset({"regression"}),
+    "distillation.batch_softmax_kl": frozenset({"regression"}),
+}
+
 # Settings that act on matched layers, in stage I and on what the teacher predicts.
 OF_LAYERS = (
     "mse_alpha",
@@ -518,16 +524,13 @@ class Settings(Section):
         return [*self._idle_by_task(), *self._idle_by_method(), *self._idle_by_model(), *self._idle_by_switch()]
 
     def _idle_by_task(self) -> list[tuple[str, str]]:
-        if self.task.kind == "classification":
-            reason = "task.kind is classification"
-            keys = ["distillation.prediction_mse_alpha", "distillation.batch_softmax_kl"]
-            return [(key, reason) for key in keys]
-        keys = ["quality.min_rows_per_class"]
-        if not (self.distillation.batch_softmax_kl or self.compatibility == "official"):
-            keys += ["distillation.kl_alpha", "distillation.temperature"]
-        else:
-            keys += ["distillation.prediction_mse_alpha"]
-        return [(key, "a regression task has one output and no classes") for key in keys]
+        kind = self.task.kind
+        idle = [(key, f"task.kind is {kind}") for key, kinds in OF_TASKS.items() if kind not in kinds]
+        if kind == "regression":
+            batch_softmax = self.distillation.batch_softmax_kl or self.compatibility == "official"
+            keys = ("prediction_mse_alpha",) if batch_softmax else ("kl_alpha", "temperature")
+            idle += [(f"distillation.{key}", "a regression task has one output and no classes") for key in keys]
+        return idle
 
     def _idle_by_method(self) -> list[tuple[str, str]]:
         reason = f"method {self.method} does not use it"

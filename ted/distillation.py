@@ -49,22 +49,25 @@ def new_filters(settings: Settings, input_dim: int, side: Side) -> TaskAwareFilt
 
 
 def teacher_outputs(
-    settings: Settings, folder: Path, frozen: FrozenModel, rows: Dataset, batches: Iterable[Batch]
+    settings: Settings, task: Task, folder: Path, frozen: FrozenModel, rows: Dataset, batches: Iterable[Batch]
 ) -> OutputSource:
     """Return the teacher's outputs: kept on disk where the settings let them, else computed on each batch.
 
     Args:
         settings: of the run.
+        task: of the run.
         folder: the teacher's, which names the outputs.
         frozen: the teacher.
-        rows: tokenised rows that it will be asked for.
+        rows: features that it will be asked for.
         batches: all of them, in an order of their own.
     """
     options = settings.distillation
     if options.teacher_cache == "off" or not options.mask_padding:
         return frozen
     config = frozen.model.config
-    size = store_bytes(len(rows), sum(rows["length"]), config.num_labels, len(frozen.layers), config.hidden_size)
+    num_tokens = sum(rows["length"])
+    num_logits = task.num_logits(len(rows), num_tokens, config.vocab_size)
+    size = store_bytes(num_logits, num_tokens, len(frozen.layers), config.hidden_size)
     if options.teacher_cache == "auto" and size > options.teacher_cache_mib * 2**20:
         return frozen
     store = (
@@ -154,7 +157,7 @@ def layer_errors(objective: DistillationObjective, batches: Iterable[Batch]) -> 
     targets: list[list[Tensor]] = []
     for batch in to_device(batches):
         objective.to(batch["input_ids"].device)
-        matched = objective.match(batch)
+        matched, _ = objective.match(batch)
         kept = batch["attention_mask"].bool()
         pairs = zip(matched.student_states, matched.teacher_states, strict=True)
         errors.append([((student - teacher)[kept] ** 2).double().mean(-1).cpu() for student, teacher in pairs])

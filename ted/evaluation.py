@@ -4,7 +4,7 @@ Letters in names: N rows of the split, C model outputs.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,24 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from datasets import Dataset, load_from_disk
-from scipy.special import log_softmax
 from scipy.stats import bootstrap
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ted.config import EvaluationSettings, Settings
-from ted.data.preparation import Batch, Collator, collator, tokenize
+from ted.data.collecting import Collector
+from ted.data.preparation import Batch, Collator, collator, forward_batches, to_device, tokenize
 from ted.errors import ModelError, SettingsError
 from ted.files import atomic_folder, write_json
-from ted.models.loading import load_trained
+from ted.models.frozen import run_model
+from ted.models.loading import head_of, load_trained
 from ted.tasks import Task, get_task, labels_of
+from ted.tasks.base import Outputs
 
-Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 ExtraMetrics = Mapping[str, evaluate.EvaluationModule]
 
+NO_INPUTS = {"labels", "index"}
 LENGTH_GROUPS = 4
 # A correlation of fewer rows does not exist.
 MIN_ROWS_OF_A_VALUE = 2
@@ -41,20 +42,19 @@ BOOTSTRAP_BATCH = 100
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under test, with the test split as its tokenizer sees it."""
+    """A model under test, with the features of the test split as its tokenizer makes them."""
 
     name: str
     folder: Path
     size_bytes: int
     model: PreTrainedModel
-    rows: Dataset
+    features: Dataset
     collate: Collator
 
-    def batches(self, indices: npt.NDArray[np.integer], batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield model inputs, each (B, L), and the places (B) of their rows, on the model's device."""
-        for batch in DataLoader(self.rows.select(indices), batch_size, collate_fn=self.collate):
-            places, _ = batch.pop("index"), batch.pop("labels")
-            yield {name: tensor.to(self.model.device) for name, tensor in batch.items()}, places
+    def batch(self, indices: npt.NDArray[np.integer]) -> Batch:
+        """Return the model inputs, each (B, L), of some features, on the model's device."""
+        batch = self.collate([self.features[int(index)] for index in indices])
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items() if name not in NO_INPUTS}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def evaluate_models(settings: Settings, data: Path, models: Mapping[str, Path], 
     dataset = load_from_disk(str(data))
     task, test = get_task(settings.task, labels_of(dataset)), dataset["test"]
     subjects = [_subject(name, folder, test, task, settings) for name, folder in models.items()]
-    logits = {subject.name: _logits(subject, settings.evaluation.batch_size) for subject in subjects}
-    answers = Answers(task, test, np.asarray(test["label"]), logits)
+    outputs = {subject.name: _outputs(subject, task, test, settings.evaluation.batch_size) for subject in subjects}
+    answers = Answers(task, test, task.references(test), outputs)
     evaluation = {
         "task": task.kind,
         "labels": list(task.label_names),
@@ -118,28 +118,27 @@ class Answers:
 
     task: Task
     test: Dataset
-    labels_N: npt.NDArray[np.generic]
-    logits: Mapping[str, Logits]
+    references_N: npt.NDArray[Any]
+    outputs: Mapping[str, Outputs]
 
     def metrics(self, name: str) -> dict[str, float]:
-        """Return every metric of the task, for a classification also the mean negative log-likelihood of the label."""
-        logits_NC = self.logits[name]
-        values = self.task.metrics(logits_NC, self.labels_N)
-        if not self.task.label_names:
-            return values
-        likelihood_N = log_softmax(logits_NC.astype(np.float64), axis=-1)[np.arange(len(logits_NC)), self.labels_N]
-        return {**values, "negative_log_likelihood": -float(likelihood_N.mean())}
+        """Return every metric of the task."""
+        return self.task.metrics(self.outputs[name], self.references_N)
 
     def extra_metrics(self, name: str, metrics: ExtraMetrics) -> dict[str, float]:
         """Return loaded metrics by location, each named by its location's last part and its own name.
 
         Raises:
-            SettingsError: a metric gives something else than numbers.
+            SettingsError: the task has no answers to compare, or a metric gives something else than numbers.
         """
-        predictions = self.task.predictions(self.logits[name]).tolist()
+        if not metrics:
+            return {}
+        predictions = self.task.predictions(self.outputs[name])
+        if predictions is None:
+            raise SettingsError(f"evaluation.extra_metrics cannot act: {self.task.kind} gives no answers; remove it")
         values = {}
         for location, metric in metrics.items():
-            result = metric.compute(predictions=predictions, references=self.labels_N.tolist())
+            result = metric.compute(predictions=predictions.tolist(), references=self.references_N.tolist())
             for key, value in result.items():
                 if np.ndim(value) or not np.isfinite(value):
                     raise SettingsError(
@@ -149,15 +148,22 @@ class Answers:
                 values[f"{Path(location).stem}.{key}"] = float(value)
         return values
 
-    def agreement(self, name: str) -> float:
-        """Return the primary metric with the teacher's answers in place of the labels."""
-        return self.task.primary(self.logits[name], self.task.predictions(self.logits["teacher"]))
+    def label_rows(self, name: str) -> list[dict[str, Any]]:
+        """Return the figures of each label."""
+        return self.task.label_rows(self.outputs[name], self.references_N)
+
+    def agreement(self, name: str) -> float | None:
+        """Return the primary metric with the teacher's answers in place of the labels; None where it has none."""
+        theirs = self.task.predictions(self.outputs["teacher"])
+        return None if theirs is None else self.task.primary(self.task.scores(self.outputs[name], theirs))
 
     def slices(self) -> dict[str, Slice]:
-        """Return quartiles of the text length and, for a classification, the classes; without empty ones.
+        """Return quartiles of the text length, files of the split, and what the task adds; without empty ones."""
+        parts = {**self._lengths(), **self._sources()}
+        parts |= {name: Slice(title, rows_N) for name, (title, rows_N) in self.task.slices(self.references_N).items()}
+        return {name: part for name, part in parts.items() if part.rows_N.any()}
 
-        A regression has no slices by label: a correlation within a band of targets measures the band.
-        """
+    def _lengths(self) -> dict[str, Slice]:
         texts = zip(*(self.test[column] for column in self._texts()), strict=True)
         lengths_N = np.asarray([sum(map(len, parts)) for parts in texts])
         edges = np.quantile(lengths_N, np.arange(1, LENGTH_GROUPS) / LENGTH_GROUPS)
@@ -167,32 +173,35 @@ class Answers:
             inside_N = groups_N == group
             shortest, longest = lengths_N[inside_N].min(), lengths_N[inside_N].max()
             found[f"length_q{group + 1}"] = Slice(f"{shortest:,} to {longest:,} characters", inside_N)
-        for index, label in enumerate(self.task.label_names):
-            found[f"label={label}"] = Slice(f"label {label}", self.labels_N == index)
-        return {name: part for name, part in found.items() if part.rows_N.any()}
+        return found
+
+    def _sources(self) -> dict[str, Slice]:
+        sources_N = np.asarray(self.test["source"])
+        names = np.unique(sources_N)
+        return {f"source={name}": Slice(f"from {name}", sources_N == name) for name in names} if len(names) > 1 else {}
 
     def on_slices(self, name: str) -> dict[str, dict[str, Any]]:
         """Return rows and primary metric per slice; the metric is None where too few rows give one."""
+        scores_NK = self._scores(name)
         values: dict[str, dict[str, Any]] = {}
         for title, part in self.slices().items():
             rows = int(part.rows_N.sum())
-            primary = self.task.primary(self.logits[name][part.rows_N], self.labels_N[part.rows_N])
-            values[title] = {"rows": rows, "primary": primary if rows >= MIN_ROWS_OF_A_VALUE else None}
+            primary = self.task.primary(scores_NK[part.rows_N]) if rows >= MIN_ROWS_OF_A_VALUE else None
+            values[title] = {"rows": rows, "primary": primary}
         return values
 
     def comparisons(self, subject: str, settings: EvaluationSettings, seed: int) -> dict[str, dict[str, float]]:
         """Return the difference in the primary metric to each other model, with a bootstrap interval."""
-        others = [name for name in self.logits if name != subject] if subject in self.logits else []
+        others = [name for name in self.outputs if name != subject] if subject in self.outputs else []
         return {f"{subject}_vs_{other}": self._compare(subject, other, settings, seed) for other in others}
 
     def _compare(self, subject: str, other: str, settings: EvaluationSettings, seed: int) -> dict[str, float]:
-        def difference(rows: npt.NDArray[np.integer]) -> float:
-            ours, theirs = (
-                self.task.primary(self.logits[name][rows], self.labels_N[rows]) for name in (subject, other)
-            )
-            return ours - theirs
+        ours_NK, theirs_NK = self._scores(subject), self._scores(other)
 
-        everything = np.arange(len(self.labels_N))
+        def difference(rows: npt.NDArray[np.integer]) -> float:
+            return self.task.primary(ours_NK[rows]) - self.task.primary(theirs_NK[rows])
+
+        everything = np.arange(len(self.test))
         interval = bootstrap(
             (everything,),
             difference,
@@ -206,20 +215,24 @@ class Answers:
         return {"difference": difference(everything), "low": float(interval.low), "high": float(interval.high)}
 
     def table(self) -> pd.DataFrame:
-        """Return a row per text: where it comes from, label, and each model's answer and how sure it was."""
+        """Return a row per text: where it comes from, label, each model's answer, how good and how sure it was."""
         columns: dict[str, Any] = {name: self.test[name][:] for name in ("row", *self._texts())}
-        columns["label"] = self._named(self.labels_N)
-        for name, logits_NC in self.logits.items():
-            columns[f"{name}_prediction"] = self._named(self.task.predictions(logits_NC))
-            if self.task.label_names:
-                columns[f"{name}_probability"] = np.exp(log_softmax(logits_NC.astype(np.float64), axis=-1)).max(-1)
+        if self.task.has_labels:
+            columns["label"] = self.task.named(self.references_N)
+        for name, outputs in self.outputs.items():
+            predictions, confidences_N = self.task.predictions(outputs), self.task.confidences(outputs)
+            if predictions is not None:
+                columns[f"{name}_prediction"] = self.task.named(predictions)
+            if confidences_N is not None:
+                columns[f"{name}_probability"] = confidences_N
+            columns[f"{name}_quality"] = self.task.row_quality(outputs, self.references_N)
         return pd.DataFrame(columns)
 
     def _texts(self) -> list[str]:
         return [name for name in ("text", "text_pair") if name in self.test.column_names]
 
-    def _named(self, answers_N: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        return np.asarray(self.task.label_names)[answers_N] if self.task.label_names else answers_N
+    def _scores(self, name: str) -> npt.NDArray[np.floating]:
+        return self.task.scores(self.outputs[name], self.references_N)
 
 
 def _subject(name: str, folder: Path, test: Dataset, task: Task, settings: Settings) -> Subject:
@@ -231,29 +244,40 @@ def _subject(name: str, folder: Path, test: Dataset, task: Task, settings: Setti
     _check_answers(f"{name} in {folder}" if name != "champion" else None, model, task, settings.export.name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.to(device)  # type: ignore[arg-type] # transformers wraps the method without its types
-    rows = tokenize(test, tokenizer, settings.data.max_length)
-    return Subject(name, folder, sum(file.stat().st_size for file in weights), model, rows, collator(tokenizer))
+    features = tokenize(test, tokenizer, task, settings.data)
+    size = sum(file.stat().st_size for file in weights)
+    return Subject(name, folder, size, model, features, collator(tokenizer, task))
 
 
 def _check_answers(place: str | None, model: PreTrainedModel, task: Task, name: str) -> None:
     """Refuse a model that answers something else than the data; without a place, it is the champion of a name."""
-    outputs = int(model.config.num_labels or 0)
-    theirs = list(dict(sorted((model.config.id2label or {}).items())).values())
-    if outputs == task.num_outputs and theirs == list(task.label_names or theirs):
+    head, labels = head_of(model.config), list(dict(sorted((model.config.id2label or {}).items())).values())
+    wanted = task.output_labels
+    theirs, ours = _answered(head, labels), _answered(task.auto_class, list(wanted or ()))
+    same = head == task.auto_class and (wanted is None or labels == list(wanted) or len(labels) == len(wanted) == 1)
+    if same:
         return
     if place is None:
         raise ModelError(
-            f"the model in production under the name {name} answers with {theirs if outputs > 1 else 'one number'}, "
-            f"the run with {list(task.label_names) or 'one number'}, so they cannot be compared; give export.name "
-            f"another name, or archive that version: zenml model version update {name} production --stage archived "
-            f"--force"
+            f"the model in production under the name {name} answers with {theirs}, the run with {ours}, so they cannot "
+            f"be compared; give export.name another name, or archive that version: zenml model version update {name} "
+            f"production --stage archived --force"
         )
-    if outputs != task.num_outputs:
-        raise ModelError(f"{place} has {outputs} outputs, the task {task.num_outputs}; train it on this data")
+    if head != task.auto_class:
+        raise ModelError(f"{place} has the head of {head}, the task that of {task.auto_class}; train it on this data")
+    if len(labels) != len(wanted or ()):
+        raise ModelError(f"{place} has {len(labels)} outputs, the task {len(wanted or ())}; train it on this data")
     raise ModelError(
-        f"{place} answers with the labels {theirs}, the data has {list(task.label_names)}; the same labels in the "
-        f"same order are needed: train it on this data, or set task.labels to its order"
+        f"{place} answers with the labels {labels}, the data has {list(wanted or ())}; the same labels in the same "
+        "order are needed: train it on this data, or set task.labels to its order"
     )
+
+
+def _answered(head: str | None, labels: list[str]) -> str:
+    """Return what a model with a head and names of its outputs answers with, for messages."""
+    if head in {"AutoModelForSequenceClassification", "AutoModelForTokenClassification"}:
+        return "one number" if len(labels) == 1 else str(labels)
+    return str(head).removeprefix("AutoModelFor")
 
 
 def _load_metrics(locations: tuple[str, ...]) -> ExtraMetrics:
@@ -270,20 +294,36 @@ def _load_metrics(locations: tuple[str, ...]) -> ExtraMetrics:
     return metrics
 
 
+def outputs_of(
+    run: Callable[[Batch], Tensor], task: Task, rows: Dataset, features: Dataset, batches: Iterable[Batch]
+) -> tuple[Outputs, int]:
+    """Return what a model says of each row, and how many of its features have a logit that is not finite.
+
+    Args:
+        run: gives the logits of a batch.
+        task: of the run.
+        rows: of the split.
+        features: of the rows.
+        batches: every feature once, in any order.
+    """
+    collector = Collector(task, features, rows)
+    for batch in batches:
+        collector.add(run(batch), batch)
+    return collector.outputs(), collector.broken
+
+
 @torch.inference_mode()
-def _logits(subject: Subject, batch_size: int) -> Logits:
-    """Return the outputs (N, C) in the order of the split; rows of similar length share a batch."""
-    by_length = np.argsort(subject.rows["length"], kind="stable")
-    parts = [(subject.model(**inputs).logits, places) for inputs, places in subject.batches(by_length, batch_size)]
-    outputs_NC = torch.cat([outputs for outputs, _ in parts]).float().cpu().numpy()
-    outputs_NC = outputs_NC[np.argsort(torch.cat([places for _, places in parts]).numpy())]
-    broken = int((~np.isfinite(outputs_NC)).any(-1).sum())
+def _outputs(subject: Subject, task: Task, test: Dataset, batch_size: int) -> Outputs:
+    batches = forward_batches(subject.features, subject.collate, batch_size)
+    outputs, broken = outputs_of(
+        lambda batch: run_model(subject.model, batch, ()).logits, task, test, subject.features, to_device(batches)
+    )
     if broken:
         raise ModelError(
-            f"{subject.name} in {subject.folder} answers {broken} of {len(outputs_NC)} test rows with a value that "
-            f"is not finite; train it again with a smaller learning rate"
+            f"{subject.name} in {subject.folder} answers {broken} of {len(subject.features)} test rows with a value "
+            f"that is not finite; train it again with a smaller learning rate"
         )
-    return outputs_NC
+    return outputs
 
 
 def _measured(
@@ -299,6 +339,7 @@ def _measured(
             "primary": metrics[answers.task.primary_metric],
             "metrics": metrics,
             "slices": answers.on_slices(name),
+            "label_rows": answers.label_rows(name),
             "agreement": answers.agreement(name),
             "parameters": subject.model.num_parameters(),
             "size_bytes": subject.size_bytes,
@@ -321,10 +362,9 @@ def _latencies(subjects: list[Subject], settings: EvaluationSettings) -> dict[st
 
 
 def _typical_batch(subject: Subject, size: int) -> Batch:
-    by_length = np.argsort(subject.rows["length"], kind="stable")
+    by_length = np.argsort(subject.features["length"], kind="stable")
     spread = ((np.arange(size) + 0.5) * len(by_length) / size).astype(int)
-    (inputs, _), *_ = subject.batches(by_length[spread], size)
-    return inputs
+    return subject.batch(by_length[spread])
 
 
 @torch.inference_mode()

@@ -23,10 +23,11 @@ from ted.data.sources import load_dataset, select_rows
 from ted.files import read_json, write_json
 from ted.matching import layer_pairs, student_config, teacher_config
 from ted.methods import METHODS
-from ted.models.frozen import move, store_bytes
+from ted.models.frozen import logits_of, move, store_bytes
 from ted.models.loading import find_model, load_tokenizer
 from ted.run_record import code_digest
 from ted.stages import num_steps
+from ted.tasks import get_task
 
 SAMPLED_ROWS = 256
 TIMED_STEPS = 3
@@ -172,12 +173,12 @@ def _measure_load(settings: Settings) -> _Load:
     data = select_rows(load_dataset(settings.data, settings.task, settings.seed), settings.data, settings.seed)
     config = teacher_config(settings)
     teacher, student = (_untrained(settings, shape) for shape in (config, student_config(settings, config)))
-    lengths = _token_lengths(settings, data["train"])
+    lengths, per_row = _lengths(settings, data["train"])
     return _Load(
         settings,
-        labelled=len(data["train"]),
-        unlabelled=len(data["unlabelled"]) if "unlabelled" in data else 0,
-        held_out=len(data["validation"]) + len(data["test"]),
+        labelled=round(per_row * len(data["train"])),
+        unlabelled=round(per_row * len(data["unlabelled"])) if "unlabelled" in data else 0,
+        held_out=round(per_row * (len(data["validation"]) + len(data["test"]))),
         tokens_per_row=statistics.fmean(lengths),
         longest=max(lengths),
         teacher=teacher,
@@ -186,18 +187,20 @@ def _measure_load(settings: Settings) -> _Load:
 
 
 def _untrained(settings: Settings, config: Any) -> PreTrainedModel:  # noqa: ANN401 - each architecture has its own class
-    config.num_labels = len(settings.task.labels or ()) or (1 if settings.task.kind == "regression" else 2)
-    model: PreTrainedModel = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    task = get_task(settings.task, settings.task.labels or ("first", "second"))
+    config.num_labels = len(task.output_labels or ()) or config.num_labels
+    model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
     return model
 
 
-def _token_lengths(settings: Settings, rows: Dataset) -> list[int]:
+def _lengths(settings: Settings, rows: Dataset) -> tuple[list[int], float]:
+    """Return the tokens of the features of some rows, and the features per row."""
     tokenizer = load_tokenizer(find_model(settings.teacher.model, settings.teacher.revision))
     sample = rows.select(range(min(SAMPLED_ROWS, len(rows))))
-    texts = [str(text) for text in sample["text"]]
-    pairs = [str(text) for text in sample["text_pair"]] if "text_pair" in sample.column_names else None
-    encoded = tokenizer(texts, pairs, truncation=True, max_length=settings.data.max_length)
-    return [len(ids) for ids in encoded["input_ids"]]
+    texts = sample.select_columns([name for name in ("text", "text_pair") if name in sample.column_names])[:]
+    known = {name: [str(text) for text in column] for name, column in texts.items()}
+    encoded = get_task(settings.task).encode(known, tokenizer, settings.data)
+    return [len(ids) for ids in encoded["input_ids"]], len(encoded["input_ids"]) / len(sample)
 
 
 def _stage_forecasts(load: _Load, kept_bytes: int) -> list[StageForecast]:
@@ -258,8 +261,10 @@ def _batch_rows(load: _Load) -> int:
 
 def _kept_bytes(load: _Load, layers: int) -> int:
     rows = load.labelled + load.unlabelled
-    tokens = math.ceil(rows * load.tokens_per_row)
-    return store_bytes(rows, tokens, load.teacher.config.num_labels or 1, layers, load.teacher.config.hidden_size)
+    tokens, config = math.ceil(rows * load.tokens_per_row), load.teacher.config
+    labels = load.settings.task.labels or ("first", "second")
+    num_logits = get_task(load.settings.task, labels).num_logits(rows, tokens, config.vocab_size)
+    return store_bytes(num_logits, tokens, layers, config.hidden_size)
 
 
 def _device() -> torch.device:
@@ -277,14 +282,14 @@ def _seconds(load: _Load, model: PreTrainedModel) -> tuple[float | None, float |
     optimizer = torch.optim.AdamW(model.parameters())
     steps = [_timed_step(model, input_ids, optimizer) for _ in range(TIMED_STEPS)]
     with torch.inference_mode():
-        passes = [_timed(lambda: model(input_ids=input_ids).logits.sum().item()) for _ in range(TIMED_STEPS)]
+        passes = [_timed(lambda: logits_of(model(input_ids=input_ids)).sum().item()) for _ in range(TIMED_STEPS)]
     return min(steps), min(passes)
 
 
 def _timed_step(model: PreTrainedModel, input_ids: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
     def step() -> None:
         optimizer.zero_grad()
-        torch.autograd.backward(model(input_ids=input_ids).logits.square().mean())
+        torch.autograd.backward(logits_of(model(input_ids=input_ids)).square().mean())
         optimizer.step()
 
     return _timed(step)

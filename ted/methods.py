@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ted import losses
 from ted.config import MethodName, Settings
+from ted.tasks.registry import TASKS
 
 TeacherFilters = Literal["none", "identity", "random", "learned"]
 
@@ -55,6 +56,8 @@ class Counts:
 
     rows: Tensor
     labelled: Tensor
+    predictions: Tensor
+    """Predictions on which student and teacher are compared."""
     positions: Tensor
     """Positions that enter the layer loss: real tokens, or all with padding unmasked."""
 
@@ -64,10 +67,12 @@ class Matched:
     """What teacher and student say of a batch. States are filtered, (B, L, F) per pair; masks are the batch's."""
 
     student_logits: Tensor
+    """Of the predictions, (..., C); the leading dimensions are those of `prediction_mask`."""
     teacher_logits: Tensor
     student_states: Sequence[Tensor]
     teacher_states: Sequence[Tensor]
     position_mask: Tensor
+    prediction_mask: Tensor
 
 
 class Term(Protocol):
@@ -87,7 +92,7 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class PredictionKL:
-    """T^2 KL(teacher || student) over rows."""
+    """T^2 KL(teacher || student) over predictions."""
 
     weight: float
     temperature: float
@@ -95,13 +100,12 @@ class PredictionKL:
 
     def __call__(self, matched: Matched, counts: Counts) -> Tensor:
         """Return the divergence."""
-        rows = torch.ones(len(matched.student_logits), device=matched.student_logits.device)
         return losses.prediction_kl(
             matched.student_logits,
             matched.teacher_logits,
-            rows,
+            matched.prediction_mask,
             temperature=self.temperature,
-            num_items=counts.rows,
+            num_items=counts.predictions,
         )
 
 
@@ -122,16 +126,15 @@ class BatchSoftmaxKL:
 
 @dataclass(frozen=True)
 class PredictionMSE:
-    """Squared difference of the outputs over rows."""
+    """Squared difference of the outputs over predictions."""
 
     weight: float
     name: str = "prediction_loss"
 
     def __call__(self, matched: Matched, counts: Counts) -> Tensor:
-        """Return the mean over rows and outputs."""
+        """Return the mean over predictions and outputs."""
         difference_BC = (matched.student_logits - matched.teacher_logits) ** 2
-        rows = torch.ones(len(difference_BC), device=difference_BC.device)
-        return losses.masked_sum(difference_BC.mean(-1), rows, counts.rows)
+        return losses.masked_sum(difference_BC.mean(-1), matched.prediction_mask, counts.predictions)
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,9 @@ def build_terms(settings: Settings, variances: Tensor | None) -> tuple[Term, ...
 
 def _prediction_term(settings: Settings) -> Term:
     weights = settings.distillation
-    if settings.task.kind == "classification":
-        return PredictionKL(weights.kl_alpha, weights.temperature)
-    if weights.batch_softmax_kl:
+    kind = TASKS[settings.task.kind].prediction_loss
+    if kind == "mse" and weights.batch_softmax_kl:
         return BatchSoftmaxKL(weights.kl_alpha, weights.temperature)
-    return PredictionMSE(weights.prediction_mse_alpha)
+    if kind == "mse":
+        return PredictionMSE(weights.prediction_mse_alpha)
+    return PredictionKL(weights.kl_alpha, weights.temperature)

@@ -1,9 +1,10 @@
 """The modules that a trainer optimises: each maps a batch to the loss and to the values worth logging."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ted.data.preparation import Batch
@@ -27,14 +28,17 @@ class Objective(nn.Module):
 
     def count(self, batches: Sequence[Batch]) -> Counts:
         """Return what the batches of one optimiser update hold together."""
+        masks = [self.position_mask(batch) for batch in batches]
+        both = list(zip(batches, masks, strict=True))
         return Counts(
-            rows=_total([torch.tensor(len(batch["labels"])) for batch in batches]),
-            labelled=_total([self.task.labelled(batch["labels"]).sum() for batch in batches]),
-            positions=_total([self.position_mask(batch).sum() for batch in batches]),
+            rows=_total([torch.tensor(len(batch["index"])) for batch in batches]),
+            labelled=_total([self.task.num_labelled(batch, mask_BL) for batch, mask_BL in both]),
+            predictions=_total([self.task.prediction_mask(batch, mask_BL).sum() for batch, mask_BL in both]),
+            positions=_total([mask_BL.sum() for mask_BL in masks]),
         )
 
     def position_mask(self, batch: Batch) -> Tensor:
-        """Return (B, L): 1 at positions that enter a layer loss."""
+        """Return (B, L): 1 at positions that enter a loss over positions."""
         mask_BL = batch["attention_mask"]
         return mask_BL if self.mask_padding else torch.ones_like(mask_BL)
 
@@ -56,8 +60,8 @@ class TaskObjective(Objective):
 
     def forward(self, batch: Batch, counts: Counts) -> Losses:
         """Return the task loss."""
-        logits_BC = run_model(self.model, batch, ()).logits
-        loss = self.task.task_loss(logits_BC, batch["labels"], num_items=counts.labelled)
+        logits = run_model(self.model, batch, ()).logits
+        loss = self.task.task_loss(logits, batch, self.position_mask(batch), num_items=counts.labelled)
         return {"loss": loss, "task_loss": loss}
 
 
@@ -73,20 +77,31 @@ class FilterObjective(Objective):
         self.heads = heads
         self.backbone = backbone
 
-    def head_logits(self, batch: Batch) -> list[Tensor]:
-        """Return the outputs (B, C) of each filter's head."""
-        filtered = self.filters.filter_states(self.backbone(batch).states)
-        return [head(state_BLF, batch["attention_mask"]) for head, state_BLF in zip(self.heads, filtered, strict=True)]
+    def head_logits(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield the logits of each filter's head."""
+        for head, state_BLF in zip(self.heads, self._filtered(batch), strict=True):
+            yield head(state_BLF, batch["attention_mask"])
 
     def forward(self, batch: Batch, counts: Counts) -> Losses:
-        """Return the mean loss and the loss of each filter."""
-        values = [
-            self.task.task_loss(logits_BC, batch["labels"], num_items=counts.labelled)
-            for logits_BC in self.head_logits(batch)
-        ]
+        """Return the mean loss and the loss of each filter.
+
+        The logits of a head are computed again for its gradient: with a large vocabulary, those of one filter alone
+        are as large as everything else.
+        """
+        mask_BL = self.position_mask(batch)
+
+        def loss_of(head: nn.Module, state_BLF: Tensor) -> Tensor:
+            logits = head(state_BLF, batch["attention_mask"])
+            return self.task.task_loss(logits, batch, mask_BL, num_items=counts.labelled)
+
+        pairs = zip(self.heads, self._filtered(batch), strict=True)
+        values: list[Tensor] = [checkpoint(loss_of, head, state_BLF, use_reentrant=False) for head, state_BLF in pairs]
         loss = torch.stack(values).mean()
         named = {f"task_loss_{layer}": value for layer, value in zip(self.filters.layers, values, strict=True)}
         return {"loss": loss, "task_loss": loss, **named}
+
+    def _filtered(self, batch: Batch) -> list[Tensor]:
+        return self.filters.filter_states(self.backbone(batch).states)
 
 
 class DistillationObjective(Objective):
@@ -114,18 +129,28 @@ class DistillationObjective(Objective):
         """Return the multiplier of the student filters' learning rate."""
         return {"filters.": self.filter_scale}
 
-    def match(self, batch: Batch) -> Matched:
-        """Return what teacher and student say of a batch."""
+    def match(self, batch: Batch) -> tuple[Matched, Tensor]:
+        """Return what teacher and student say of a batch, and the student's logits as its model gives them."""
         layers = () if self.filters is None else self.filters.layers
         student = run_model(self.student, batch, layers)
         states = [] if self.filters is None else self.filters.filter_states(student.states)
         teacher = student if self.teacher is None else self.teacher(batch)
-        return Matched(student.logits, teacher.logits, states, teacher.states, self.position_mask(batch))
+        mask_BL = self.position_mask(batch)
+        matched = Matched(
+            self.task.prediction_logits(student.logits, mask_BL),
+            self.task.prediction_logits(teacher.logits, mask_BL),
+            states,
+            teacher.states,
+            mask_BL,
+            self.task.prediction_mask(batch, mask_BL),
+        )
+        return matched, student.logits
 
     def forward(self, batch: Batch, counts: Counts) -> Losses:
         """Return the weighted sum and each unweighted summand."""
-        matched = self.match(batch)
-        values = {"task_loss": self.task.task_loss(matched.student_logits, batch["labels"], num_items=counts.labelled)}
+        matched, logits = self.match(batch)
+        task_loss = self.task.task_loss(logits, batch, matched.position_mask, num_items=counts.labelled)
+        values = {"task_loss": task_loss}
         loss = values["task_loss"]
         for term in self.terms:
             if isinstance(term, LayerMSE):

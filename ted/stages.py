@@ -18,7 +18,8 @@ from torch import nn
 from transformers import set_seed
 
 from ted.config import Settings, TrainingSettings
-from ted.data.preparation import Batch, Collator, collator, forward_batches, to_device, tokenize, training_rows
+from ted.data.collecting import Collector
+from ted.data.preparation import Batch, Collator, collator, forward_batches, to_device, tokenize, training_features
 from ted.data.sources import dataset_fingerprint
 from ted.distillation import MATCH_ROWS, Side, Sides, layer_errors, layer_match, new_filters, teacher_outputs
 from ted.files import atomic_folder, remove_folder, sha256_file, write_json
@@ -128,9 +129,9 @@ def train_control(settings: Settings, data: Path, student: Path, out: Path) -> M
     """
     stage = load_stage_data(settings, data)
     training = settings.distillation.training
-    steps = num_steps(training, len(training_rows(stage.dataset, stage.task)))
-    training = training.model_copy(update={"max_steps": steps})
     loaded = load_trained(student, attention=settings.student.attn_implementation)
+    features, _ = training_features(stage.dataset, loaded.tokenizer, stage.task, settings.data)
+    training = training.model_copy(update={"max_steps": num_steps(training, len(features))})
     return _finetune("control", settings, training, stage, loaded, out)
 
 
@@ -167,13 +168,13 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     stage = load_stage_data(settings, inputs.data)
     teacher, student = _load_side(settings, inputs.teacher, "teacher"), _load_side(settings, inputs.student, "student")
     check_same_tokenizer(teacher.tokenizer, student.tokenizer)
-    collate = collator(student.tokenizer)
-    rows = tokenize(training_rows(stage.dataset, stage.task), student.tokenizer, settings.data.max_length)
+    collate = collator(student.tokenizer, stage.task)
+    rows, _ = training_features(stage.dataset, student.tokenizer, stage.task, settings.data)
     sides = Sides.load(settings, student.model, inputs.teacher_filters, inputs.student_filters)
     source: OutputSource | None = None
     if METHODS[settings.method].uses_teacher:
         frozen = FrozenModel(teacher.model, sides.teacher_layers)
-        source = teacher_outputs(settings, inputs.teacher, frozen, rows, forward_batches(rows, collate))
+        source = teacher_outputs(settings, stage.task, inputs.teacher, frozen, rows, forward_batches(rows, collate))
     start_rows = _first(rows, collate, settings.distillation.alignment_rows)
     objective = sides.objective(settings, stage.task, source, start_rows)
     probe = _first(rows, collate, MATCH_ROWS)
@@ -225,9 +226,9 @@ def _finetune(
     name: str, settings: Settings, training: TrainingSettings, stage: StageData, loaded: LoadedModel, out: Path
 ) -> Metrics:
     """Train a whole model on the labelled rows and write it."""
-    rows = tokenize(stage.dataset["train"], loaded.tokenizer, settings.data.max_length)
+    rows = tokenize(stage.dataset["train"], loaded.tokenizer, stage.task, settings.data)
     run = _training_run(name, settings, training, stage, {"start": _state_digest(loaded.model)})
-    metrics = train(run, TaskObjective(loaded.model, stage.task), rows, collator(loaded.tokenizer))
+    metrics = train(run, TaskObjective(loaded.model, stage.task), rows, collator(loaded.tokenizer, stage.task))
     _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
     remove_folder(run.checkpoints)
     return metrics
@@ -237,18 +238,17 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
     """Run stage I for one side, in place."""
     loaded = _load_side(settings, folder, side)
     options = settings.filters
-    heads = nn.ModuleList(
-        stage.task.filter_head(filters.output_dim, options.head_pooling, options.head_dropout) for _ in filters.layers
-    )
+    heads = nn.ModuleList(stage.task.filter_head(filters.output_dim, options, loaded.model) for _ in filters.layers)
     initialise(heads, options.init_std, torch.Generator().manual_seed(settings.seed))
     frozen = FrozenModel(loaded.model, filters.layers, dropout=options.backbone_dropout)
-    collate = collator(loaded.tokenizer)
-    rows = tokenize(training_rows(stage.dataset, stage.task), loaded.tokenizer, settings.data.max_length)
+    collate = collator(loaded.tokenizer, stage.task)
+    rows, num_labelled = training_features(stage.dataset, loaded.tokenizer, stage.task, settings.data)
     source: OutputSource = frozen
     if side == "teacher" and not options.backbone_dropout:
-        source = teacher_outputs(settings, folder, frozen, rows, forward_batches(rows, collate))
-    labelled = rows.select(range(len(stage.dataset["train"])))
+        source = teacher_outputs(settings, stage.task, folder, frozen, rows, forward_batches(rows, collate))
+    labelled = rows.select(range(num_labelled))
     objective = FilterObjective(filters, heads, source, stage.task)
+    objective.mask_padding = settings.distillation.mask_padding
     run = _training_run(f"{side} filters", settings, options.training, stage, {"model": _weights_digest(folder)})
     metrics = train(run, objective, labelled, collate)
     metrics["probes"] = _probe(settings, stage, loaded, objective)
@@ -259,15 +259,18 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
 @torch.no_grad()
 def _probe(settings: Settings, stage: StageData, loaded: LoadedModel, objective: FilterObjective) -> Metrics:
     """Return the primary metric of each filter's head on the validation split, by layer."""
-    rows = tokenize(stage.dataset["validation"], loaded.tokenizer, settings.data.max_length)
+    rows = stage.dataset["validation"]
+    features = tokenize(rows, loaded.tokenizer, stage.task, settings.data)
     objective.backbone = FrozenModel(loaded.model, objective.filters.layers)
     objective.eval()
-    batches = list(forward_batches(rows, collator(loaded.tokenizer)))
-    logits = [objective.head_logits(batch) for batch in to_device(batches)]
-    labels = torch.cat([batch["labels"] for batch in batches]).numpy()
-    per_layer = [torch.cat(parts).cpu().numpy() for parts in zip(*logits, strict=True)]
-    values = zip(objective.filters.layers, per_layer, strict=True)
-    return {str(layer): stage.task.primary(outputs, labels) for layer, outputs in values}
+    collected = [Collector(stage.task, features, rows) for _ in objective.filters.layers]
+    for batch in to_device(forward_batches(features, collator(loaded.tokenizer, stage.task))):
+        for collector, logits in zip(collected, objective.head_logits(batch), strict=True):
+            collector.add(logits, batch)
+    references_N = stage.task.references(rows)
+    scores = [stage.task.scores(collector.outputs(), references_N) for collector in collected]
+    layers = zip(objective.filters.layers, scores, strict=True)
+    return {str(layer): stage.task.primary(scores_NK) for layer, scores_NK in layers}
 
 
 def _training_run(

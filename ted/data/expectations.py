@@ -5,7 +5,7 @@ Great Expectations takes seconds to import, so that waits until an engine is mad
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -68,28 +68,21 @@ def table_expectations(columns: Sequence[str]) -> "list[Expectation]":
     ]
 
 
-def row_expectations(
-    columns: Sequence[str], quality: QualitySettings, labels: Mapping[str, int] | None
-) -> "list[Expectation]":
+def row_expectations(columns: Sequence[str], quality: QualitySettings) -> "list[Expectation]":
     """Return what the columns `text`, `text_pair` and `label` of each row must meet.
 
-    The expectation on labels is that they are one of `labels`, or, without `labels`, that the column `number` (the
-    label as a finite number) is not null. Each expectation carries its rule in `meta`.
+    The expectation on labels is that the column `number`, what the task takes the label for, is not null. Each
+    expectation carries its rule in `meta`.
     """
     from great_expectations import expectations as gxe
 
     expectations: list[Expectation] = []
     for column in columns:
         expectations.append(gxe.ExpectColumnValuesToNotBeNull(column=column, meta={"rule": "missing"}))
-        if column != "label":
-            expectations += _text_expectations(column, quality)
-        elif labels is None:
+        if column == "label":
             expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="number", meta={"rule": "unknown_label"}))
         else:
-            known = list(labels)
-            expectations.append(
-                gxe.ExpectColumnValuesToBeInSet(column=column, value_set=known, meta={"rule": "unknown_label"})
-            )
+            expectations += _text_expectations(column, quality)
     return expectations
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 from numpy.typing import NDArray
 
 from ted.config import DataSettings, Policy, QualitySettings, TaskSettings
 from ted.data.expectations import Engine, row_expectations, table_expectations
 from ted.data.sources import batches_of, no_progress_bars, text_keys
 from ted.errors import DataQualityError
+from ted.tasks import Task, get_task
 
 # Rules about rows in their order, each with what it says after a number of rows.
 RULES = {
@@ -83,7 +84,7 @@ class _Split:
 
 
 @no_progress_bars()
-def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings, task: TaskSettings) -> Validation:
+def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings, settings: TaskSettings) -> Validation:
     """Return the rows that meet the task's expectations, and what became of the others.
 
     Labels become `ClassLabel` in the order of `task.labels` (or the sorted labels of the training split), or float32.
@@ -95,40 +96,42 @@ def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings,
         DataQualityError: a rule with policy `stop` is broken, a split lacks rows of a class, or more rows than
             `quality.max_excluded_fraction` would be excluded; one line per finding, with the first rows.
     """
-    texts = ["text"] if data.text_pair_column is None else ["text", "text_pair"]
+    task = get_task(settings)
+    columns = ["text"] if data.text_pair_column is None else ["text", "text_pair"]
+    columns += ["label"] if task.has_labels else []
     engine = Engine()
-    _check_columns(engine, dataset, texts)
-    classes = _classes(dataset["train"], task)
-    numbers = _numbers_of_labels(classes, task)
+    _check_columns(engine, dataset, columns)
+    names = task.find_labels(dataset["train"])
     splits = {}
     for name, rows in dataset.items():
-        splits[name] = _judge_rows(engine, name, rows.select_columns(_wanted(name, texts)), quality, numbers)
+        judge = _Judge(engine, quality, task, names)
+        splits[name] = judge.rows(name, rows.select_columns(_wanted(name, columns)))
         splits[name].rows = rows
     _judge_between_rows(splits)
     phrases = {
         "least": quality.min_characters,
         "most": quality.max_characters,
-        "expected": "a finite number" if numbers is None else _listed(classes),
+        "expected": _listed(names) or task.whole_label,
     }
     findings = [finding for split in splits.values() for finding in _row_findings(split, quality, phrases)]
     stops = [finding for finding in findings if finding.policy == "stop"]
     broken = {finding.split for finding in stops}
     for name, split in splits.items():
         if name not in broken:
-            stops += [*_share_findings(split, quality, findings), *_class_findings(split, quality, classes)]
+            stops += [*_share_findings(split, quality, findings), *_class_findings(split, quality, task, names)]
     if stops:
         raise DataQualityError("\n".join(finding.message for finding in stops))
-    clean = {name: _clean(split, classes) for name, split in splits.items()}
+    clean = {name: _clean(split, task, names) for name, split in splits.items()}
     return Validation(DatasetDict(clean), tuple(findings), _excluded(splits))
 
 
-def _wanted(name: str, texts: list[str]) -> list[str]:
-    return texts if name == UNLABELLED else [*texts, "label"]
+def _wanted(name: str, columns: list[str]) -> list[str]:
+    return [column for column in columns if column != "label" or name != UNLABELLED]
 
 
-def _check_columns(engine: Engine, dataset: DatasetDict, texts: list[str]) -> None:
+def _check_columns(engine: Engine, dataset: DatasetDict, columns: list[str]) -> None:
     for name, rows in dataset.items():
-        wanted = [*_wanted(name, texts), "row", "source"]
+        wanted = [*_wanted(name, columns), "row", "source"]
         if list(engine.broken(rows.select(range(1)).to_pandas(), table_expectations(wanted))):
             raise DataQualityError(
                 f"{name}: columns: expected {', '.join(wanted)} but the split has {', '.join(rows.column_names)}; "
@@ -136,52 +139,38 @@ def _check_columns(engine: Engine, dataset: DatasetDict, texts: list[str]) -> No
             )
 
 
-def _classes(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
-    """Return the names of the classes: as declared, or the labels of the training split in order; numbers by value."""
-    if task.kind == "regression":
-        return ()
-    if task.labels is not None:
-        return task.labels
-    found: set[str] = set()
-    for batch in batches_of(train.select_columns(["label"])):
-        found.update(batch["label"].dropna().unique())
-    return tuple(sorted(found, key=lambda label: (int(label) if label.isdecimal() else -1, label)))
+@dataclass(frozen=True)
+class _Judge:
+    """Applies the rules about single rows."""
 
+    engine: Engine
+    quality: QualitySettings
+    task: Task
+    names: tuple[str, ...]
 
-def _numbers_of_labels(classes: tuple[str, ...], task: TaskSettings) -> dict[str, int] | None:
-    """Return the class index of every label that is accepted; None for a task of numbers."""
-    if task.kind == "regression":
-        return None
-    numbers = {name: index for index, name in enumerate(classes)}
-    if task.labels is not None and not any(name.isdecimal() for name in classes):
-        numbers |= {str(index): index for index in range(len(classes))}
-    return numbers
+    def rows(self, name: str, rows: Dataset) -> _Split:
+        """Return a split with the first rule that each row breaks."""
+        expectations = row_expectations(rows.column_names, self.quality)
+        codes, keys, labels = [], [], []
+        for batch in batches_of(rows):
+            frame = batch.astype(object)
+            frame["number"] = self._numbers(frame)
+            if "label" in frame:
+                # A label of several parts is judged by its number; its rule about null needs a plain value.
+                frame["label"] = frame["label"].map(lambda label: label if np.isscalar(label) or label is None else "")
+            code = np.zeros(len(frame), dtype=np.int8)
+            for rule, positions in self.engine.broken(frame, expectations):
+                first = positions[(code[positions] == 0) | (code[positions] > CODES[rule])]
+                code[first] = CODES[rule]
+            codes.append(code)
+            keys.append(text_keys(frame))
+            labels.append(frame["number"].to_numpy(dtype=np.float64))
+        return _Split(name, rows, np.concatenate(codes), np.concatenate(keys), np.concatenate(labels))
 
-
-def _judge_rows(
-    engine: Engine, name: str, rows: Dataset, quality: QualitySettings, numbers: dict[str, int] | None
-) -> _Split:
-    """Apply the rules about single rows."""
-    expectations = row_expectations(rows.column_names, quality, numbers)
-    codes, keys, labels = [], [], []
-    for batch in batches_of(rows):
-        frame = batch.astype(object)
-        frame["number"] = _label_numbers(frame["label"], numbers) if "label" in frame else np.nan
-        code = np.zeros(len(frame), dtype=np.int8)
-        for rule, positions in engine.broken(frame, expectations):
-            first = positions[(code[positions] == 0) | (code[positions] > CODES[rule])]
-            code[first] = CODES[rule]
-        codes.append(code)
-        keys.append(text_keys(frame))
-        labels.append(frame["number"].to_numpy(dtype=np.float64))
-    return _Split(name, rows, np.concatenate(codes), np.concatenate(keys), np.concatenate(labels))
-
-
-def _label_numbers(labels: "pd.Series[Any]", numbers: dict[str, int] | None) -> "pd.Series[float]":
-    """Return class indices or targets; NaN for a label that is neither."""
-    if numbers is not None:
-        return labels.map(numbers).astype(np.float64)
-    return pd.to_numeric(labels, errors="coerce").astype(np.float64).replace([np.inf, -np.inf], np.nan)
+    def _numbers(self, frame: pd.DataFrame) -> "pd.Series[float]":
+        if "label" not in frame:
+            return pd.Series(0.0, index=frame.index)
+        return self.task.label_numbers(frame, self.names)
 
 
 def _judge_between_rows(splits: dict[str, _Split]) -> None:
@@ -235,18 +224,14 @@ def _share_findings(split: _Split, quality: QualitySettings, findings: list[Find
     return [Finding("max_excluded_fraction", "stop", split.name, count, rows, "\n".join(lines))]
 
 
-def _class_findings(split: _Split, quality: QualitySettings, classes: tuple[str, ...]) -> list[Finding]:
-    """Return a finding if the split has fewer than two classes or too few rows of one, or none at all."""
+def _class_findings(split: _Split, quality: QualitySettings, task: Task, names: tuple[str, ...]) -> list[Finding]:
+    """Return a finding if the split has too few rows to be learnt from or measured on."""
     left = split.labels[split.kept]
-    if split.name == UNLABELLED or not classes:
+    if split.name == UNLABELLED or not task.has_labels:
         problem = "" if split.kept.any() else "no row is left"
-    elif len(classes) == 1:
-        problem = f"the only class is {classes[0]!r}; a classification needs two"
     else:
-        counts = np.bincount(left.astype(np.int64), minlength=len(classes))
-        least = quality.min_rows_per_class
-        few = [f"{name!r} {count}" for name, count in zip(classes, counts, strict=True) if count < least]
-        problem = f"too few rows of {', '.join(few)}; quality.min_rows_per_class is {least}" if few else ""
+        kept = _label_column(split.rows).take(pa.array(np.flatnonzero(split.kept)))
+        problem = task.too_few(left, kept, names, quality.min_rows_per_class)
     if not problem:
         return []
     return [
@@ -254,14 +239,17 @@ def _class_findings(split: _Split, quality: QualitySettings, classes: tuple[str,
     ]
 
 
-def _clean(split: _Split, classes: tuple[str, ...]) -> Dataset:
+def _clean(split: _Split, task: Task, names: tuple[str, ...]) -> Dataset:
     """Return the kept rows with final labels."""
     rows = split.rows
-    if split.name != UNLABELLED:
-        type_, feature = (pa.int64(), ClassLabel(names=list(classes))) if classes else (pa.float32(), Value("float32"))
-        labels = pa.array(split.labels, mask=np.isnan(split.labels)).cast(type_)
+    if split.name != UNLABELLED and task.has_labels:
+        labels, feature = task.clean_labels(split.labels, _label_column(rows), names)
         rows = rows.remove_columns("label").add_column("label", labels, feature=feature)
     return rows if split.kept.all() else rows.select(np.flatnonzero(split.kept))
+
+
+def _label_column(rows: Dataset) -> pa.ChunkedArray:
+    return rows.select_columns(["label"]).with_format("arrow")[:]["label"]
 
 
 def _excluded(splits: dict[str, _Split]) -> Dataset:

@@ -18,14 +18,15 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, Value, concatenate_datasets
 from numpy.typing import NDArray
 
-from ted.config import DataSettings, TaskKind, TaskSettings
+from ted.config import DataSettings, TaskSettings
+from ted.data.labels import type_name
 from ted.errors import DataError
 from ted.files import sha256_file
+from ted.tasks import Task, get_task
 
 # Suffix of a file and the reader of the datasets library that takes it.
 READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -52,7 +53,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 @no_progress_bars()
-def load_dataset(data: DataSettings, task: TaskSettings, seed: int) -> DatasetDict:
+def load_dataset(data: DataSettings, settings: TaskSettings, seed: int) -> DatasetDict:
     """Return the splits of `data.source`, those that are missing cut from its training rows.
 
     A cut keeps the share of each class, puts equal texts (see :func:`text_keys`) into one split and depends on the seed
@@ -61,20 +62,23 @@ def load_dataset(data: DataSettings, task: TaskSettings, seed: int) -> DatasetDi
     Raises:
         DataError: the source is not there, is no table, lacks a column, is empty or too small to be cut.
     """
-    columns = {"text": data.text_column, "label": data.label_column}
+    task = get_task(settings)
+    columns = {"text": data.text_column}
+    if task.has_labels:
+        columns["label"] = data.label_column
     if data.text_pair_column is not None:
         columns["text_pair"] = data.text_pair_column
     if len(set(columns.values())) < len(columns):
         raise DataError(f"data.text_column, data.text_pair_column and data.label_column must differ, not {columns}")
-    splits = _read_source(data.source, data, columns, task.kind)
+    splits = _read_source(data.source, data, columns, task)
     if "train" not in splits:
         raise DataError(f"{data.source}: holds {', '.join(sorted(splits))} but no training rows; name a file train")
     missing = [name for name in ("test", "validation") if name not in splits]
     splits |= _cut(splits["train"], missing, data, task, seed)
     splits = _one_label_type({name: splits[name] for name in ("train", "validation", "test")})
     if data.unlabelled is not None:
-        del columns["label"]
-        parts = _read_source(data.unlabelled, data, columns, task.kind)
+        columns.pop("label", None)
+        parts = _read_source(data.unlabelled, data, columns, task)
         splits["unlabelled"] = concatenate_datasets(list(parts.values()))
     return DatasetDict(splits)
 
@@ -148,23 +152,23 @@ def _normalised(text: "pd.Series[str]") -> "pd.Series[str]":
     return text.str.normalize("NFKC").str.casefold().str.split().str.join(" ")
 
 
-def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], kind: TaskKind) -> dict[str, Dataset]:
+def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], task: Task) -> dict[str, Dataset]:
     """Return the splits of a path or hub id under our column names; without named splits, all rows are `train`."""
     path = Path(source)
     if not path.exists():
         if Path(source).suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
             raise DataError(f"{source}: no such file or folder; give a path that exists, or a hub data set id")
-        return _read_hub(source, data, columns, kind)
+        return _read_hub(source, data, columns, task)
     if data.revision is not None and source == data.source:
         raise DataError(f"data.revision cannot act: {source} is a local path; remove it")
     files = _files_of(path)
     splits: dict[str, list[Dataset]] = {}
     for file, split in files.items():
-        splits.setdefault(split, []).append(_read_file(file, columns, kind))
+        splits.setdefault(split, []).append(_read_file(file, columns, task))
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
 
 
-def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], kind: TaskKind) -> dict[str, Dataset]:
+def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task: Task) -> dict[str, Dataset]:
     revision = data.revision if source == data.source else None
     try:
         loaded = datasets.load_dataset(source, revision=revision)
@@ -180,7 +184,7 @@ def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], kind:
     splits: dict[str, list[Dataset]] = {}
     for name, split in named.items():
         if split is not None:
-            splits.setdefault(split, []).append(_tidy(loaded[name], columns, kind, name))
+            splits.setdefault(split, []).append(_tidy(loaded[name], columns, task, name))
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
 
 
@@ -228,7 +232,7 @@ def _require_no_split_word(path: Path, files: list[Path]) -> None:
         )
 
 
-def _read_file(path: Path, columns: Mapping[str, str], kind: TaskKind) -> Dataset:
+def _read_file(path: Path, columns: Mapping[str, str], task: Task) -> Dataset:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give a table with a header and rows")
     reader = READERS[path.suffix.lower()]
@@ -242,7 +246,7 @@ def _read_file(path: Path, columns: Mapping[str, str], kind: TaskKind) -> Datase
         table = datasets.load_dataset(reader, data_files=files, split="train", cache_dir=str(cache), **options)
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(f"{path}: not read as a table: {_why_unreadable(path, reader, error)}") from error
-    return _tidy(table, columns, kind, path.name)
+    return _tidy(table, columns, task, path.name)
 
 
 def _csv_options(path: Path, columns: Mapping[str, str]) -> dict[str, object]:
@@ -314,7 +318,7 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
             )
 
 
-def _tidy(table: Dataset, columns: Mapping[str, str], kind: TaskKind, source: str) -> Dataset:
+def _tidy(table: Dataset, columns: Mapping[str, str], task: Task, source: str) -> Dataset:
     """Return the wanted columns under our names, with row numbers; nothing but the label column is copied to memory."""
     _require_columns(table.column_names, columns, source)
     if len(table) == 0:
@@ -325,7 +329,7 @@ def _tidy(table: Dataset, columns: Mapping[str, str], kind: TaskKind, source: st
         if name in columns:
             table = _as_text(table, name, f"{source}: column {columns[name]!r}")
     if "label" in columns:
-        label = _as_label(table, kind, f"{source}: column {columns['label']!r}")
+        label = task.read_labels(table, f"{source}: column {columns['label']!r}")
         table = table.remove_columns("label").add_column("label", label)
     table = table.add_column("row", pa.array(np.arange(1, len(table) + 1)))
     return table.add_column("source", pa.repeat(pa.scalar(source), len(table)))
@@ -339,46 +343,8 @@ def _as_text(table: Dataset, name: str, place: str) -> Dataset:
         raise DataError(f"{place} mixes types: row {row} holds {value!r}; give text in every row")
     type_ = feature.pa_type if isinstance(feature, Value) else None
     if type_ is None or not (pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_)):
-        raise DataError(f"{place} holds {_type_name(feature)}, not text; give another column or store it as text")
+        raise DataError(f"{place} holds {type_name(feature)}, not text; give another column or store it as text")
     return table if pa.types.is_string(type_) else table.cast_column(name, Value("string"))
-
-
-def _as_label(table: Dataset, kind: TaskKind, place: str) -> pa.ChunkedArray:
-    """Return class labels as text, or target numbers as float64 (as text where the column holds other things too)."""
-    feature = table.features["label"]
-    column = table.data.column("label")
-    if isinstance(feature, Json):
-        values = [value if isinstance(value, str | None) else json.dumps(value) for value in table["label"]]
-        return pa.chunked_array([pa.array(values, pa.string())])
-    if isinstance(feature, ClassLabel) and kind == "classification":
-        known = pc.if_else(pc.greater_equal(column, 0), column, pa.scalar(None, column.type))
-        return pc.take(pa.chunked_array([pa.array(feature.names)]), known)
-    type_ = column.type
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
-        return column.cast(pa.string())
-    if not (pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_boolean(type_)):
-        raise DataError(f"{place} holds {_type_name(feature)}, not a class or a number; give another column")
-    if kind == "regression":
-        return column.cast(pa.float64())
-    return _class_numbers(column, place).cast(pa.string())
-
-
-def _class_numbers(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
-    """Return whole numbers: a table that holds a missing label often stores 0 and 1 as 0.0 and 1.0."""
-    if not pa.types.is_floating(column.type):
-        return column
-    column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    fractions = pc.index(pc.equal(pc.floor(column), column), pa.scalar(False)).as_py()
-    if fractions >= 0:
-        raise DataError(
-            f"{place} holds numbers with a fraction (row {fractions + 1}: {column[fractions].as_py()}), not classes; "
-            "set task.kind to regression or give another column"
-        )
-    return column.cast(pa.int64())
-
-
-def _type_name(feature: object) -> str:
-    return str(getattr(feature, "dtype", None) or feature)
 
 
 def _one_type(parts: list[Dataset]) -> list[Dataset]:
@@ -391,16 +357,14 @@ def _one_label_type(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     return dict(zip(splits, _one_type(list(splits.values())), strict=True))
 
 
-def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: TaskSettings, seed: int) -> dict[str, Dataset]:
+def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: Task, seed: int) -> dict[str, Dataset]:
     """Return the split `train` without the `missing` splits, and those."""
     if not missing:
         return {}
     _, first, text_of_row = np.unique(
         np.concatenate([text_keys(batch) for batch in batches_of(rows)]), return_index=True, return_inverse=True
     )
-    strata = np.zeros(len(first), dtype=np.int64)
-    if task.kind == "classification":
-        strata = pd.factorize(rows.data.column("label").to_pandas())[0][first]
+    strata = task.strata(rows.data.column("label") if task.has_labels else rows.data.column("text"))[first]
     generator = np.random.default_rng(seed)
     left = np.arange(len(first))
     splits: dict[str, Dataset] = {}
@@ -421,13 +385,15 @@ def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: TaskSettin
 def _drawn(train: Dataset, count: int, setting: str, seed: tuple[int, int]) -> NDArray[np.int64]:
     if count > len(train):
         raise DataError(f"{setting} is {count} but there are {len(train)} training rows; lower or remove it")
-    label = train.features["label"]
-    if isinstance(label, ClassLabel) and count < label.num_classes:
-        raise DataError(
-            f"{setting} is {count} but there are {label.num_classes} classes, and each needs a row; raise or remove it"
-        )
-    labels = np.asarray(train.with_format("numpy")["label"][:])
-    strata = labels if isinstance(label, ClassLabel) else np.zeros(len(train))
+    label = train.features.get("label")
+    strata = np.zeros(len(train))
+    if isinstance(label, ClassLabel):
+        strata = np.asarray(train.with_format("numpy")["label"][:])
+        if count < label.num_classes:
+            raise DataError(
+                f"{setting} is {count} but there are {label.num_classes} classes, and each needs a row; raise or "
+                "remove it"
+            )
     return _draw(strata, count, np.random.default_rng(seed))
 
 

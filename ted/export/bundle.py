@@ -1,7 +1,7 @@
 """Writing the bundle: everything that serving needs, each file with its digest, and the proof that it is equal."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,19 +11,25 @@ import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted.config import Settings
+from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.errors import ModelError, ParityError
+from ted.evaluation import outputs_of
 from ted.export.onnx import Graph, export_onnx, input_names
 from ted.export.parity import check_parity, padded_batch, parity_batches
 from ted.export.quantization import Validation, judge_int8, quantize, refused_int8
 from ted.files import atomic_file, atomic_folder, read_json, sha256_file, write_json
+from ted.models.frozen import run_model
 from ted.models.loading import load_trained
 from ted.report.model_card import render
+from ted.serving.answers import Text
 from ted.serving.bundle import FORMAT, MANIFEST, TOKENIZER, Bundle, open_bundle
-from ted.serving.predictor import Predictor, Text
+from ted.serving.predictor import ROWS_PER_RUN, Predictor, logits_of
 from ted.tasks import Task, get_task, labels_of
+from ted.tasks.base import Outputs
 
 MODEL: Final = "model.onnx"
 INT8_MODEL: Final = "model.int8.onnx"
@@ -96,20 +102,20 @@ def export_bundle(
         manifest["run_record"] = read_json(record) if record.is_file() else {}
         _finish(folder, manifest)
         with atomic_file(name_folder / TRITON_CONFIG) as config:
-            config.write_text(triton_config(manifest, trained.task.num_outputs), encoding="utf-8")
+            config.write_text(triton_config(manifest), encoding="utf-8")
     return manifest
 
 
-def triton_config(manifest: Mapping[str, Any], num_outputs: int) -> str:
+def triton_config(manifest: Mapping[str, Any]) -> str:
     """Return the config.pbtxt with which Triton's onnxruntime backend serves every version of the name.
 
     Args:
         manifest: content of a bundle.json.
-        num_outputs: values per row of each output.
     """
     inputs = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in manifest["inputs"])
     outputs = ",\n".join(
-        f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {num_outputs} ] }}' for name in manifest["outputs"]
+        f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {", ".join(map(str, dims))} ] }}'
+        for name, dims in manifest["output_dims"].items()
     )
     return f"""\
 # Tokens in, raw outputs out; the batch axis comes before the dims. Set default_model_filename to "{INT8_MODEL}"
@@ -134,7 +140,7 @@ def _load(settings: Settings, model: Path, data: Path) -> Trained:
     task = get_task(settings.task, labels_of(dataset))
     loaded = load_trained(model)
     config: Any = loaded.model.config
-    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    names = tuple(config.id2label[index] for index in sorted(config.id2label or {}))
     if task.label_names and names != task.label_names:
         raise ModelError(
             f"{model} answers {list(names)}, the data has {list(task.label_names)}; export the model of this run"
@@ -149,7 +155,8 @@ def _prove(settings: Settings, trained: Trained, folder: Path, version: int) -> 
     graph = export_onnx(trained.model, example, trained.task.output_names, settings.export.opset, folder / MODEL)
     batches = parity_batches(trained.tokenizer, trained.texts, settings.data.max_length)
     shapes = check_parity(trained.model, folder / MODEL, batches, settings.export)
-    serving_tokenizer(trained.tokenizer, settings.data.max_length).save(str(folder / TOKENIZER))
+    cut = trained.task.truncation(settings.data)
+    serving_tokenizer(trained.tokenizer, settings.data.max_length, cut).save(str(folder / TOKENIZER))
     manifest = _describe(settings, trained, graph, version)
     served = _check_served(trained, Predictor(Bundle(folder, manifest)), settings)
     manifest["parity"] = {
@@ -163,12 +170,17 @@ def _prove(settings: Settings, trained: Trained, folder: Path, version: int) -> 
     manifest["model"] = INT8_MODEL if manifest["int8"]["accepted"] else MODEL
     predictor = Predictor(Bundle(folder, manifest))
     manifest["self_test"] = _self_test(trained.texts[0], predictor)
-    manifest["served_metrics"] = _measure_served(trained, predictor)
+    manifest["served_metrics"] = _measure_served(trained, predictor, settings)
     return manifest
 
 
-def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenizer:
+def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Mapping[str, Any]) -> Tokenizer:
     """Return the tokenizer as its file in a bundle holds it: cutting to `max_length` and padding on the right.
+
+    Args:
+        tokenizer: of the trained model.
+        max_length: tokens of a text or window.
+        truncation: stride and strategy of windows, if the task has any.
 
     Raises:
         ModelError: it is not made of one tokenizer.json.
@@ -179,7 +191,7 @@ def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> To
             f"{type(tokenizer).__name__} cannot be written as {TOKENIZER}; use a model with a fast tokenizer"
         )
     served = Tokenizer.from_str(backend.to_str())
-    served.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    served.enable_truncation(max_length, direction=tokenizer.truncation_side, **truncation)
     served.enable_padding(
         direction="right",
         pad_id=tokenizer.pad_token_id,
@@ -190,16 +202,18 @@ def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> To
 
 
 def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) -> Manifest:
+    task = trained.task
     return {
         "format": FORMAT,
         "name": settings.export.name,
         "version": version,
-        "task": {"kind": trained.task.kind, "labels": list(trained.task.label_names) or None},
+        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **task.serving()},
         "max_length": settings.data.max_length,
         "max_characters": settings.quality.max_characters,
         "pair": trained.pair,
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
+        "output_dims": {name: list(dims) for name, dims in graph.output_dims.items()},
         "opset": graph.opset,
         "parameters": {"model": graph.model_parameters, "graph": graph.graph_parameters},
         "model": MODEL,
@@ -209,27 +223,46 @@ def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) 
 def _check_served(trained: Trained, predictor: Predictor, settings: Settings) -> dict[str, Any]:
     """Compare answers to raw text, through the stored tokenizer, with the trained model behind its own tokenizer."""
     texts = trained.texts[:SERVED_TEXTS]
-    expected = _model_outputs(trained, texts, settings.data.max_length)
-    actual = predictor.outputs(texts)
-    names = trained.task.output_names
-    difference = max(float(np.abs(actual[name] - expected[name]).max()) for name in names)
-    if not all(np.allclose(actual[name], expected[name], settings.export.rtol, settings.export.atol) for name in names):
-        raise ParityError(
-            f"answers to {len(texts)} validation texts differ from the trained model's by up to {difference:.3g},"
-            " although the graphs are equal: the tokenizer file does not do what the model's tokenizer does"
-        )
-    return {"texts": len(texts), "max_abs_difference": difference}
-
-
-def _model_outputs(trained: Trained, texts: Sequence[Text], max_length: int) -> dict[str, NDArray[np.floating]]:
-    first = [text if isinstance(text, str) else text[0] for text in texts]
-    second = [text[1] for text in texts] if trained.pair else None
-    inputs = trained.tokenizer(
-        first, second, truncation=True, max_length=max_length, padding=True, padding_side="right", return_tensors="pt"
+    rows = trained.validation.select(range(len(texts)))
+    served = [logits for windows in predictor.logits(predictor.encode(texts)) for logits in windows]
+    features = tokenize(rows, trained.tokenizer, trained.task, settings.data)
+    expected = _model_logits(trained, features)
+    lengths = ([len(logits) for logits in served], [len(logits) for logits in expected])
+    problem, difference = f"{lengths[0]} tokens instead of {lengths[1]}", math.inf
+    if lengths[0] == lengths[1]:
+        pairs = list(zip(served, expected, strict=True))
+        difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+        problem = f"differences of up to {difference:.3g}"
+        if all(np.allclose(ours, theirs, settings.export.rtol, settings.export.atol) for ours, theirs in pairs):
+            return {"texts": len(texts), "max_abs_difference": difference}
+    raise ParityError(
+        f"answers to {len(texts)} validation texts differ from the trained model's ({problem}), although the graphs "
+        "are equal: the tokenizer file does not do what the model's tokenizer does"
     )
-    with torch.inference_mode():
-        outputs = trained.model(**inputs)
-    return {name: outputs[name].numpy() for name in trained.task.output_names}
+
+
+@torch.inference_mode()
+def _model_logits(trained: Trained, features: Dataset) -> list[NDArray[np.floating]]:
+    """Return the trained model's logits of each feature: (C), or (L, C) of its real tokens."""
+    found: dict[int, NDArray[np.floating]] = {}
+    for batch in forward_batches(features, collator(trained.tokenizer, trained.task)):
+        logits = run_model(trained.model, batch, ()).logits.numpy()
+        lengths = batch["attention_mask"].sum(1).tolist()
+        for place, length, row in zip(batch["index"].tolist(), lengths, logits, strict=True):
+            found[place] = row[:length] if row.ndim > 1 else row
+    return [found[place] for place in range(len(features))]
+
+
+def _measured(trained: Trained, split: Dataset, predictor: Predictor, settings: Settings) -> Outputs:
+    """Return what a served model says of each row of a split, in ONNX Runtime."""
+    features = tokenize(split, trained.tokenizer, trained.task, settings.data)
+
+    def run(batch: Batch) -> Tensor:
+        feeds = {name: batch[name].numpy() for name in predictor.bundle.manifest["inputs"]}
+        return torch.from_numpy(logits_of(predictor.run(feeds)))
+
+    batches = forward_batches(features, collator(trained.tokenizer, trained.task), ROWS_PER_RUN)
+    return outputs_of(run, trained.task, split, features, batches)[0]
 
 
 def _try_int8(settings: Settings, trained: Trained, bundle: Bundle) -> dict[str, Any]:
@@ -238,20 +271,24 @@ def _try_int8(settings: Settings, trained: Trained, bundle: Bundle) -> dict[str,
         return refused_int8("export.int8 is false")
     candidate = Bundle(bundle.folder, {**bundle.manifest, "model": INT8_MODEL})
     quantize(bundle.model_path, candidate.model_path)
-    labels_N = np.asarray(trained.validation["label"])
-    validation = Validation(
-        trained.texts, lambda outputs: trained.task.primary(outputs["logits"], labels_N), trained.task.higher_is_better
-    )
+    task = trained.task
+    references_N = task.references(trained.validation)
+
+    def score(predictor: Predictor) -> float:
+        outputs = _measured(trained, trained.validation, predictor, settings)
+        return task.primary(task.scores(outputs, references_N))
+
+    validation = Validation(trained.texts, score, task.higher_is_better)
     verdict = judge_int8(Predictor(bundle), Predictor(candidate), validation, settings.export, settings.evaluation)
     if not verdict["accepted"]:
         candidate.model_path.unlink()
     return verdict
 
 
-def _measure_served(trained: Trained, predictor: Predictor) -> dict[str, Any]:
-    """Return the metrics of the file that serving loads on the test split, through its tokenizer and ONNX Runtime."""
-    outputs = predictor.outputs(_texts(trained.test))
-    metrics = trained.task.metrics(outputs["logits"], np.asarray(trained.test["label"]))
+def _measure_served(trained: Trained, predictor: Predictor, settings: Settings) -> dict[str, Any]:
+    """Return the metrics of the file that serving loads on the test split, in ONNX Runtime."""
+    outputs = _measured(trained, trained.test, predictor, settings)
+    metrics = trained.task.metrics(outputs, trained.task.references(trained.test))
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return {
         "model": predictor.bundle.model_path.name,

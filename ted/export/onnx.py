@@ -43,6 +43,8 @@ class Graph:
     opset: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    output_dims: dict[str, tuple[int, ...]]
+    """Axes of each output after the batch; -1 is one whose length varies."""
     model_parameters: int
     """Parameters of the trained model."""
     graph_parameters: int
@@ -107,9 +109,9 @@ def export_onnx(
         DeduplicateInitializersPass(size_limit=MAX_FILE_BYTES)(program.model)
         program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
-    _read_back(path, tuple(example), output_names, opset)
+    dims = _read_back(path, tuple(example), output_names, opset)
     total = sum(parameter.numel() for parameter in model.parameters())
-    return Graph(opset, tuple(example), tuple(output_names), total, graph_parameters)
+    return Graph(opset, tuple(example), tuple(output_names), dims, total, graph_parameters)
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
@@ -178,8 +180,13 @@ def _quiet() -> Iterator[None]:
         logger.debug("%s: %s", warning.category.__name__, warning.message)
 
 
-def _read_back(path: Path, inputs: Sequence[str], output_names: Sequence[str], opset: int) -> None:
-    """Compare the file with what was asked for; the exporter can leave another opset or frozen axes without a word."""
+def _read_back(
+    path: Path, inputs: Sequence[str], output_names: Sequence[str], opset: int
+) -> dict[str, tuple[int, ...]]:
+    """Compare the file with what was asked for and return the axes of its outputs after the batch.
+
+    The exporter can leave another opset or frozen axes without a word.
+    """
     written = onnx.load(path)
     actual_opset = next(entry.version for entry in written.opset_import if entry.domain == "")
     if actual_opset != opset:
@@ -195,6 +202,11 @@ def _read_back(path: Path, inputs: Sequence[str], output_names: Sequence[str], o
             f"the graph has inputs {names} and outputs {outputs}, not {tuple(inputs)} and {tuple(output_names)}:"
             " the model does not use every input that the tokenizer makes"
         )
+    return {value.name: tuple(_length(axis) for axis in _axes(value)[1:]) for value in written.graph.output}
+
+
+def _length(axis: str | int) -> int:
+    return axis if isinstance(axis, int) else -1
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[str | int]:

@@ -17,7 +17,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from ted.config import EvaluationSettings, ExportSettings
-from ted.serving.predictor import Predictor, Text
+from ted.serving.answers import Text
+from ted.serving.predictor import Predictor
 
 # Named, because the default list also rewrites standard Attention into an invalid graph.
 OP_TYPES: Final = ("MatMul", "Gemm", "Gather")
@@ -28,10 +29,10 @@ Verdict = dict[str, Any]
 
 @dataclass(frozen=True)
 class Validation:
-    """Texts of the validation split and how raw outputs for them are scored."""
+    """Texts of the validation split, and the primary metric of a served model on it."""
 
     texts: Sequence[Text]
-    score: Callable[[Mapping[str, NDArray[np.floating]]], float]
+    score: Callable[[Predictor], float]
     higher_is_better: bool
 
 
@@ -90,10 +91,7 @@ def judge_int8(
         `accepted`, `reasons` against it, `metric_drop`, `latency_ratio` (the worst batch size), `size_ratio`, and the
         figures behind them: `metric`, `latency_ratios`, `bytes`.
     """
-    metric = {
-        "float32": validation.score(reference.outputs(validation.texts)),
-        "int8": validation.score(candidate.outputs(validation.texts)),
-    }
+    metric = {"float32": validation.score(reference), "int8": validation.score(candidate)}
     drop = (metric["float32"] - metric["int8"]) * (1 if validation.higher_is_better else -1)
     ratios = latency_ratios(reference, candidate, validation.texts, evaluation)
     size = {"float32": _size(reference), "int8": _size(candidate)}
@@ -129,7 +127,7 @@ def latency_ratios(
     ratios = {}
     for batch_size in settings.latency_batch_sizes:
         texts_B = [texts[index % len(texts)] for index in range(batch_size)]
-        feeds = reference.feeds(reference.encode(texts_B))
+        feeds = reference.feeds([windows[0] for windows in reference.encode(texts_B)])
         # The first run of a shape allocates its memory.
         _pair_seconds(reference, candidate, feeds)
         pairs = [_pair_seconds(reference, candidate, feeds) for _ in range(settings.latency_repeats)]

@@ -5,10 +5,10 @@ Letters in names: B rows, C model outputs, L positions, D features, T tokens of 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ted.files import atomic_folder, remove_folder, sha256_file
 from ted.run_record import code_digest
 
 LOGITS = "logits.npy"
+TOKEN_LOGITS = "token_logits.npy"  # noqa: S105 - of tokens in a text
 STATES = "states.npy"
 OFFSETS = "offsets.npy"
 KEPT_STORES = 2
@@ -30,7 +31,7 @@ class ModelOutputs(NamedTuple):
     """Outputs of a model on a batch."""
 
     logits: Tensor
-    """(B, C)"""
+    """(B, C), or (B, L, C) of a task that answers per position."""
     states: list[Tensor]
     """(B, L, D) per asked layer."""
 
@@ -48,7 +49,15 @@ def run_model(model: PreTrainedModel, batch: Batch, layers: Sequence[int]) -> Mo
     with _precision(model, batch["input_ids"].device):
         outputs = model(**inputs, output_hidden_states=bool(layers), return_dict=True)
     states = [outputs.hidden_states[layer + 1] for layer in layers] if layers else []
-    return ModelOutputs(outputs.logits, states)
+    return ModelOutputs(logits_of(outputs), states)
+
+
+def logits_of(outputs: Mapping[str, Any]) -> Tensor:
+    """Return a model's logits; those of the start and the end of an answer as the last axis of one tensor (B, L, 2)."""
+    if "logits" in outputs:
+        logits: Tensor = outputs["logits"]
+        return logits
+    return torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
 
 
 def _precision(model: PreTrainedModel, device: torch.device) -> AbstractContextManager[object]:
@@ -102,38 +111,49 @@ def store_key(rows: Dataset, model_folder: Path, layers: Sequence[int], arithmet
     return digest.hexdigest()[:24]
 
 
-def store_bytes(num_rows: int, num_tokens: int, num_outputs: int, num_layers: int, hidden_size: int) -> int:
-    """Return the size of kept outputs in bytes: float32 logits per row and states per token and layer."""
-    return 4 * (num_rows * num_outputs + num_tokens * num_layers * hidden_size)
+def store_bytes(num_logits: int, num_tokens: int, num_layers: int, hidden_size: int) -> int:
+    """Return the size of kept outputs in bytes: float32 logits, and states per token and layer."""
+    return 4 * (num_logits + num_tokens * num_layers * hidden_size)
 
 
 class OutputStore:
-    """Outputs of a frozen model for rows in order, kept as memory-mapped float32 arrays.
+    """Outputs of a frozen model for features in order, kept as memory-mapped float32 arrays.
 
-    They are computed in a pass of their own, in an order that depends on the rows alone: whoever computes them again
-    gets the same bits, whatever batches the student sees.
+    They are computed in a pass of their own, in an order that depends on the features alone: whoever computes them
+    again gets the same bits, whatever batches the student sees.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.logits_NC = np.load(folder / LOGITS, mmap_mode="r", allow_pickle=False)
-        stored = folder / STATES
-        self.states_TKD = np.load(stored, mmap_mode="r", allow_pickle=False) if stored.is_file() else None
+        self.logits = _open(folder / LOGITS)
+        self.token_logits = _open(folder / TOKEN_LOGITS)
+        self.states_TKD = _open(folder / STATES)
         self.offsets = np.load(folder / OFFSETS, allow_pickle=False)
 
     def __call__(self, batch: Batch) -> ModelOutputs:
-        """Return the kept outputs of the rows that `index` names; states of padded positions are 0."""
-        device = batch["input_ids"].device
+        """Return the kept outputs of the features that `index` names; at padded positions they are 0."""
+        device, length = batch["input_ids"].device, batch["input_ids"].shape[1]
         rows = batch["index"].tolist()
-        logits_BC = torch.from_numpy(np.array(self.logits_NC[rows])).to(device)
-        if self.states_TKD is None:
-            return ModelOutputs(logits_BC, [])
-        num_layers, width = self.states_TKD.shape[1:]
-        states_KBLD = torch.zeros(num_layers, *batch["input_ids"].shape, width)
+        if self.logits is not None:
+            logits = torch.from_numpy(np.array(self.logits[rows]))
+        else:
+            assert self.token_logits is not None
+            logits = self._padded(self.token_logits, rows, length)
+        states: list[Tensor] = []
+        if self.states_TKD is not None:
+            states = list(self._padded(self.states_TKD, rows, length).permute(2, 0, 1, 3).contiguous().to(device))
+        return ModelOutputs(logits.to(device), states)
+
+    def _padded(self, stored_T: np.ndarray, rows: list[int], length: int) -> Tensor:
+        """Return what is stored per token as (B, L, ...)."""
+        padded = torch.zeros(len(rows), length, *stored_T.shape[1:])
         for place, row in enumerate(rows):
             start, end = self.offsets[row], self.offsets[row + 1]
-            row_TKD = torch.from_numpy(np.array(self.states_TKD[start:end]))
-            states_KBLD[:, place, : end - start] = row_TKD.transpose(0, 1)
-        return ModelOutputs(logits_BC, list(states_KBLD.to(device)))
+            padded[place, : end - start] = torch.from_numpy(np.array(stored_T[start:end]))
+        return padded
+
+
+def _open(path: Path) -> np.ndarray | None:
+    return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
 
 
 def keep_outputs(source: FrozenModel, rows: Dataset, batches: Iterable[Batch], folder: Path) -> OutputStore:
@@ -157,23 +177,38 @@ def keep_outputs(source: FrozenModel, rows: Dataset, batches: Iterable[Batch], f
 
 def _compute(source: FrozenModel, batches: Iterable[Batch], offsets: np.ndarray, folder: Path) -> None:
     np.save(folder / OFFSETS, offsets, allow_pickle=False)
-    logits_NC = np.zeros((len(offsets) - 1, source.model.config.num_labels or 1), dtype=np.float32)
-    shape = (int(offsets[-1]), len(source.layers), source.model.config.hidden_size)
-    states_TKD = None
-    if source.layers:
-        states_TKD = np.lib.format.open_memmap(folder / STATES, mode="w+", dtype=np.float32, shape=shape)
+    logits = states_TKD = None
     for batch in batches:
         outputs = source(batch)
         rows = batch["index"].tolist()
-        logits_NC[rows] = outputs.logits.float().cpu().numpy()
-        if states_TKD is not None:
-            stacked_BLKD = torch.stack(outputs.states, dim=2).float().cpu().numpy()
-            for place, row in enumerate(rows):
-                start, end = offsets[row], offsets[row + 1]
-                states_TKD[start:end] = stacked_BLKD[place, : end - start]
-    if states_TKD is not None:
-        states_TKD.flush()
-    np.save(folder / LOGITS, logits_NC, allow_pickle=False)
+        per_token = outputs.logits.dim() > 2  # noqa: PLR2004 - rows, positions, outputs
+        if logits is None:
+            name, count = (TOKEN_LOGITS, int(offsets[-1])) if per_token else (LOGITS, len(offsets) - 1)
+            logits = _new(folder / name, (count, outputs.logits.shape[-1]))
+        if per_token:
+            _scatter(logits, outputs.logits, rows, offsets)
+        else:
+            logits[rows] = outputs.logits.float().cpu().numpy()
+        if outputs.states:
+            stacked_BLKD = torch.stack(outputs.states, dim=2)
+            if states_TKD is None:
+                states_TKD = _new(folder / STATES, (int(offsets[-1]), *stacked_BLKD.shape[2:]))
+            _scatter(states_TKD, stacked_BLKD, rows, offsets)
+    for array in (logits, states_TKD):
+        if array is not None:
+            array.flush()
+
+
+def _new(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+def _scatter(stored_T: np.ndarray, values_BL: Tensor, rows: list[int], offsets: np.ndarray) -> None:
+    """Store the values (B, L, ...) of real tokens."""
+    values = values_BL.float().cpu().numpy()
+    for place, row in enumerate(rows):
+        start, end = offsets[row], offsets[row + 1]
+        stored_T[start:end] = values[place, : end - start]
 
 
 def _remove_old_stores(folder: Path) -> None:

@@ -12,6 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
 from ted.errors import ModelError
@@ -42,6 +43,16 @@ INSTALLED_MODELS = {
 
 # Capital letters, an accent, a number and white space: what tokenizers with one vocabulary may still treat otherwise.
 PROBE = "Is  the Café (No. 12) good?"
+
+
+# The class of each architecture for each kind of head.
+HEADS: dict[str, dict[str, str]] = {
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "AutoModelForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+}
 
 
 class LoadedModel(NamedTuple):
@@ -349,22 +360,31 @@ def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTo
         )
 
 
+def head_of(config: Any) -> str | None:  # noqa: ANN401 - each architecture has its own class
+    """Return the auto class of the head that a checkpoint was saved with; None for a backbone."""
+    saved = set(config.architectures or ())
+    return next((auto_class for auto_class, names in HEADS.items() if saved & set(names.values())), None)
+
+
 def _set_labels(config: Any, task: Task, location: str) -> None:  # noqa: ANN401 - each architecture has its own class
-    names = list(task.label_names or ("value",))
+    """Name the model's outputs; refuse a head that was trained for others."""
+    if task.output_labels is None:
+        return
+    names = list(task.output_labels)
     trained = [str(config.id2label[index]) for index in sorted(config.id2label or {})]
-    has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    has_head = head_of(config) == task.auto_class
     generic = trained == [f"LABEL_{index}" for index in range(len(trained))]
     if has_head and task.label_names and not generic and trained != names:
         raise ModelError(
             f"{location} was trained for the classes {trained}, the run has {names}; set task.labels to the former "
             "and name the labels of the data likewise, or take a model without a task head"
         )
-    if has_head and len(trained) != task.num_outputs:
+    if has_head and len(trained) != len(names):
         raise ModelError(
-            f"{location} has a head of {len(trained)} outputs, the run needs {task.num_outputs}; "
+            f"{location} has a head of {len(trained)} outputs, the run needs {len(names)}; "
             "set task.kind and task.labels to what it was trained for, or take a model without a task head"
         )
-    config.num_labels = task.num_outputs
+    config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = None

@@ -1,6 +1,6 @@
 """Raw text in, answers out: the tokenizer and the ONNX Runtime session of a bundle.
 
-Dimensions: B texts, L tokens of the longest one, C outputs.
+Dimensions: B windows, L tokens of the longest one, C outputs.
 """
 
 import reprlib
@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from ted.errors import BundleError, DataError
+from ted.serving.answers import Answer, Text, new_answerer
 from ted.serving.bundle import Bundle
-
-Text = str | tuple[str, str]
-Answer = dict[str, Any]
 
 # Name of a model input -> the field of a tokenizers.Encoding that feeds it.
 ENCODING_FIELDS: Final = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -33,13 +31,6 @@ def create_session(path: str, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def softmax(logits_BC: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the probabilities of each row, shape (B, C)."""
-    shifted_BC = logits_BC.astype(np.float64) - logits_BC.max(axis=-1, keepdims=True)
-    exponential_BC = np.exp(shifted_BC)
-    return np.asarray(exponential_BC / exponential_BC.sum(axis=-1, keepdims=True))
-
-
 class Predictor:
     """Answers texts with the model of a bundle.
 
@@ -50,6 +41,7 @@ class Predictor:
         self.bundle = bundle
         self.tokenizer, self._padding = _load_tokenizer(bundle)
         self.session = create_session(str(bundle.model_path), threads)
+        self.answerer = new_answerer(bundle.manifest["task"])
 
     def predict(self, texts: Sequence[Text]) -> list[Answer]:
         """Return an answer per text, in the order of the texts.
@@ -58,46 +50,48 @@ class Predictor:
             texts: texts, or (text, second text) where the bundle takes pairs.
 
         Returns:
-            `{"text", "label", "probabilities"}` for a classification, `{"text", "value"}` for a regression.
+            `text` with what the task answers: see :mod:`ted.serving.answers`.
 
         Raises:
             DataError: an item is not a text, or not a pair where the bundle takes pairs.
         """
-        if not texts:
-            return []
-        logits_BC = self.outputs(texts)["logits"]
-        if not self.bundle.labels:
-            return [{"text": text, "value": float(row_C[0])} for text, row_C in zip(texts, logits_BC, strict=True)]
-        rows = zip(texts, softmax(logits_BC), strict=True)
-        return [{"text": text, **self._classification(row_C)} for text, row_C in rows]
-
-    def outputs(self, texts: Sequence[Text]) -> dict[str, NDArray[np.floating]]:
-        """Return the raw outputs for one or more texts by name, a row per text, such as logits of shape (B, C).
-
-        Texts of similar length share a run, which spares most of the padding. Only outputs whose shape does not
-        depend on the length can be joined.
-        """
         encodings = self.encode(texts)
-        order = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
-        runs = [
-            self.run(self.feeds([encodings[index] for index in order[start : start + ROWS_PER_RUN]]))
-            for start in range(0, len(order), ROWS_PER_RUN)
+        logits = self.logits(encodings)
+        return [
+            {"text": text, **self.answerer.answer(text, windows, values)}
+            for text, windows, values in zip(texts, encodings, logits, strict=True)
         ]
-        places = np.argsort(order)
-        return {name: np.concatenate([run[name] for run in runs])[places] for name in self.bundle.manifest["outputs"]}
+
+    def logits(self, encodings: Sequence[Sequence[Encoding]]) -> list[list[NDArray[np.floating]]]:
+        """Return the logits of each window of each text: (C), or (L, C) of its real tokens.
+
+        Windows of similar length share a run, which spares most of the padding.
+        """
+        windows = [(text, window) for text, parts in enumerate(encodings) for window in range(len(parts))]
+        windows.sort(key=lambda place: len(encodings[place[0]][place[1]].ids))
+        found: dict[tuple[int, int], NDArray[np.floating]] = {}
+        for start in range(0, len(windows), ROWS_PER_RUN):
+            places = windows[start : start + ROWS_PER_RUN]
+            lengths = [len(encodings[text][window].ids) for text, window in places]
+            outputs = self.run(self.feeds([encodings[text][window] for text, window in places]))
+            for place, length, row in zip(places, lengths, logits_of(outputs), strict=True):
+                found[place] = row[:length] if row.ndim > 1 else row
+        return [[found[text, window] for window in range(len(parts))] for text, parts in enumerate(encodings)]
 
     def run(self, feeds: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.floating]]:
         """Return the raw outputs of one run by name."""
         names: list[str] = self.bundle.manifest["outputs"]
         return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
 
-    def encode(self, texts: Sequence[Text]) -> list[Encoding]:
-        """Return the tokens of each text, cut to the bundle's max_length and not padded.
+    def encode(self, texts: Sequence[Text]) -> list[list[Encoding]]:
+        """Return the tokens of each text, not padded: its windows, or one encoding that is cut to the max_length.
 
         Raises:
             DataError: an item is not a text, or not a pair where the bundle takes pairs.
         """
-        return list(self.tokenizer.encode_batch([self._checked(text) for text in texts]))
+        encodings = self.tokenizer.encode_batch([self._checked(text) for text in texts])
+        windows = self.bundle.manifest["task"].get("windows", False)
+        return [[encoding, *(encoding.overflowing if windows else ())] for encoding in encodings]
 
     def feeds(self, encodings: Sequence[Encoding]) -> dict[str, NDArray[np.int64]]:
         """Return the model inputs of one run, each of shape (B, L), padded on the right to the longest text."""
@@ -120,13 +114,12 @@ class Predictor:
         wanted = "pairs of two texts" if pair else "single texts"
         raise DataError(f"bundle {self.bundle.manifest['name']} answers {wanted}, not {reprlib.repr(text)}")
 
-    def _classification(self, probabilities_C: NDArray[np.floating]) -> Answer:
-        labels = self.bundle.labels
-        values = [float(value) for value in probabilities_C]
-        return {
-            "label": labels[int(np.argmax(probabilities_C))],
-            "probabilities": dict(zip(labels, values, strict=True)),
-        }
+
+def logits_of(outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Return the logits of a run; those of the start and the end of an answer as the last axis of one array."""
+    if "logits" in outputs:
+        return outputs["logits"]
+    return np.stack([outputs["start_logits"], outputs["end_logits"]], axis=-1)
 
 
 def _load_tokenizer(bundle: Bundle) -> tuple[Tokenizer, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Which task a run has."""
 
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, DatasetDict, Features, List
 
 from ted.config import TaskSettings
 from ted.tasks.base import Task
@@ -11,11 +11,14 @@ TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Reg
 
 
 def get_task(settings: TaskSettings, labels: tuple[str, ...] = ()) -> Task:
-    """Return the task of the settings for the class names of the data (none for regression)."""
-    return TASKS[settings.kind](labels)
+    """Return the task of the settings for the class names of the data (none where it has no classes)."""
+    return TASKS[settings.kind](settings, labels)
 
 
 def labels_of(dataset: DatasetDict) -> tuple[str, ...]:
-    """Return the class names of validated data, in the order of the model's outputs; empty for a regression."""
-    feature = dataset["train"].features["label"]
+    """Return the class names of validated data, in the order of the model's outputs; empty where there are none."""
+    features: Features = dataset["train"].features
+    feature = features.get("label")
+    if isinstance(feature, List):
+        feature = feature.feature
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()

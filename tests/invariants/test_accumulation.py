@@ -8,8 +8,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
-from ted.config import DistillationTraining, TaskSettings
-from ted.data.preparation import collator, tokenize, training_rows
+from ted.config import DataSettings, DistillationTraining, TaskSettings
+from ted.data.preparation import collator, training_features
 from ted.filters import TaskAwareFilters
 from ted.methods import LayerMSE, PredictionKL, PredictionMSE, Term
 from ted.models.frozen import FrozenModel
@@ -37,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows_of(kind: str) -> Dataset:
     """Return 11 labelled and 8 unlabelled rows: updates of 8 that hold both, and one of 3."""
-    return tokenize(training_rows(new_data(kind, unlabelled=8, train=11), TASKS[kind]), new_tokenizer(), 16)
+    data = new_data(kind, unlabelled=8, train=11)
+    return training_features(data, new_tokenizer(), TASKS[kind], DataSettings(max_length=16))[0]
 
 
 def new_objective(folder: Path, task: Task, terms: tuple[Term, ...]) -> DistillationObjective:
@@ -66,7 +67,7 @@ def test_eight_times_one_is_one_times_eight(kind: str, terms: str, folder: Path,
             adam_epsilon=1e-3,
         )
         run = TrainingRun("cut", settings, 3, tmp_path / str(size))
-        metrics = train(run, objective, rows_of(kind), collator(new_tokenizer()))
+        metrics = train(run, objective, rows_of(kind), collator(new_tokenizer(), TASKS[kind]))
         assert metrics["steps"] == 6
         ends.append({name: tensor.clone() for name, tensor in objective.state_dict().items()})
         logs.append(metrics["log_history"])

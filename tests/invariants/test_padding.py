@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
-from ted.config import TaskSettings
+from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, collator, tokenize
 from ted.filters import TaskAwareFilters
 from ted.methods import LayerMSE, PredictionKL
@@ -45,8 +45,8 @@ def gradients(objective: DistillationObjective, batches: list[Batch]) -> tuple[f
 @pytest.mark.parametrize("extra", [0, 9])
 def test_rows_alone_add_up_to_their_padded_batch(extra: int, objective: DistillationObjective) -> None:
     tokenizer = new_tokenizer()
-    rows = tokenize(new_data("classification", train=ROWS)["train"], tokenizer, 16)
-    collate = collator(tokenizer)
+    rows = tokenize(new_data("classification", train=ROWS)["train"], tokenizer, TASK, DataSettings(max_length=16))
+    collate = collator(tokenizer, TASK)
     assert len(set(rows["length"][:])) > 1
     alone = [collate([row]) for row in rows]
     together = {

@@ -100,7 +100,10 @@ def test_settings_come_back_from_json() -> None:
         ({"teacher": {"training": {"learning_rate": 0}}}, "teacher.training.learning_rate: Input should be greater"),
         ({"task": {"labels": ["a"]}}, "task.labels: Tuple should have at least 2 items"),
         ({"task": {"labels": ["a", "b", "a"]}}, "task.labels repeats a name: ['a', 'b', 'a']; name each class once"),
-        ({"task": {"kind": "regression", "labels": ["a", "b"]}}, "task.labels cannot act: a regression task has no cl"),
+        (
+            {"task": {"kind": "regression", "labels": ["a", "b"]}},
+            "task.labels cannot act: task.kind is regression; remove it",
+        ),
         ({"data": {"validation_fraction": 0.5, "test_fraction": 0.5}}, "leave no training rows; lower one"),
         ({"data": {"train_rows": 10, "labelled_rows": 11}}, "data.labelled_rows is larger than data.train_rows; lower"),
         ({"quality": {"min_characters": 9, "max_characters": 8}}, "quality.min_characters is above quality.max_charac"),
@@ -144,7 +147,7 @@ BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax
 IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ({}, "distillation.prediction_mse_alpha", 1.0, "task.kind is classification"),
     ({}, "distillation.batch_softmax_kl", True, "task.kind is classification"),
-    (REGRESSION, "quality.min_rows_per_class", 3, "a regression task has one output and no classes"),
+    (REGRESSION, "quality.min_rows_per_class", 3, "task.kind is regression"),
     (REGRESSION, "distillation.kl_alpha", 1.0, "a regression task has one output"),
     (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),
     (BATCH_KL, "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from benchmarks.tiny import LABELS, new_data, new_settings, new_tokenizer, write_backbone
-from ted.config import TaskSettings
+from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.distillation import Sides, layer_errors, layer_match, new_filters, teacher_outputs
 from ted.errors import ModelError
@@ -32,12 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows() -> Dataset:
-    return tokenize(new_data("classification")["train"], new_tokenizer(), 16)
+    return tokenize(new_data("classification")["train"], new_tokenizer(), TASK, DataSettings(max_length=16))
 
 
 @pytest.fixture(scope="module")
 def batches(rows: Dataset) -> list[Batch]:
-    return list(forward_batches(rows, collator(new_tokenizer())))
+    return list(forward_batches(rows, collator(new_tokenizer(), TASK)))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ class TestTeacherOutputs:
         self, folder: Path, teacher: PreTrainedModel, rows: Dataset, batches: list[Batch], out: Path, **options: Any
     ) -> object:
         settings = new_settings(folder, distillation=options, run={"output_dir": str(out)})
-        return teacher_outputs(settings, folder / "backbone", FrozenModel(teacher, (1, 3)), rows, batches)
+        return teacher_outputs(settings, TASK, folder / "backbone", FrozenModel(teacher, (1, 3)), rows, batches)
 
     @pytest.mark.parametrize("options", [{}, {"teacher_cache": "on"}])
     def test_they_are_kept_where_they_fit(
@@ -114,7 +114,7 @@ class TestTeacherOutputs:
         many = Dataset.from_dict({"length": [16] * 300})  # 300 x 16 tokens x 2 layers x 32 x 4 bytes: more than 1 MiB
         settings = new_settings(folder, distillation={"teacher_cache_mib": 1}, run={"output_dir": str(tmp_path)})
         frozen = FrozenModel(teacher, (1, 3))
-        assert teacher_outputs(settings, folder / "backbone", frozen, many, batches) is frozen
+        assert teacher_outputs(settings, TASK, folder / "backbone", frozen, many, batches) is frozen
         assert isinstance(self.source(folder, teacher, rows, batches, tmp_path, teacher_cache_mib=1), OutputStore)
 
 

@@ -78,4 +78,4 @@ def test_what_a_run_would_refuse_is_refused(settings: Settings) -> None:
 
 def test_kept_bytes_count_states_and_logits(settings: Settings) -> None:
     width = load_config(find_model(settings.teacher.model)).hidden_size
-    assert store_bytes(10, 100, 2, 3, width) == 4 * (10 * 2 + 100 * 3 * width)
+    assert store_bytes(20, 100, 3, width) == 4 * (10 * 2 + 100 * 3 * width)

@@ -1,5 +1,6 @@
 """Terms against torch's own losses, and which terms each method has."""
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import pytest
@@ -19,19 +20,20 @@ from ted.methods import (
 )
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
-COUNTS = Counts(rows=torch.tensor(2), labelled=torch.tensor(1), positions=MASK.sum())
+ROWS = torch.ones(2)
+COUNTS = Counts(torch.tensor(2), labelled=torch.tensor(1), predictions=torch.tensor(2), positions=MASK.sum())
 
 
 @pytest.fixture
 def matched() -> Matched:
     torch.manual_seed(0)
     states = [[torch.randn(2, 3, 4) for _ in range(2)] for _ in range(2)]
-    return Matched(torch.randn(2, 3), torch.randn(2, 3), states[0], states[1], MASK)
+    return Matched(torch.randn(2, 3), torch.randn(2, 3), states[0], states[1], MASK, ROWS)
 
 
 def one_output() -> Matched:
     torch.manual_seed(1)
-    return Matched(torch.randn(2, 1), torch.randn(2, 1), [], [], MASK)
+    return Matched(torch.randn(2, 1), torch.randn(2, 1), [], [], MASK, ROWS)
 
 
 def test_every_method_of_the_settings_is_made_of_something() -> None:
@@ -68,7 +70,7 @@ def test_batch_softmax_kl_weighs_micro_batches_by_their_rows() -> None:
     term = BatchSoftmaxKL(1.0, 2.0)
     # The published code gives kl_div one-dimensional logits, so that "batchmean" divides by the rows.
     torch.testing.assert_close(term(matched, COUNTS), published)
-    halved = Counts(rows=torch.tensor(4), labelled=torch.tensor(0), positions=MASK.sum())
+    halved = Counts(torch.tensor(4), labelled=torch.tensor(0), predictions=torch.tensor(4), positions=MASK.sum())
     torch.testing.assert_close(term(matched, halved), published / 2)
 
 
@@ -89,6 +91,7 @@ def test_layer_loss_in_variances_does_not_hang_on_the_scale_of_the_states(matche
         [10 * state for state in matched.student_states],
         [10 * state for state in matched.teacher_states],
         MASK,
+        ROWS,
     )
     small_units, large_units = torch.tensor([0.5, 2.0]), torch.tensor([50.0, 200.0])
     plain = LayerMSE(1.0, "mean", small_units)(matched, COUNTS)
@@ -98,9 +101,7 @@ def test_layer_loss_in_variances_does_not_hang_on_the_scale_of_the_states(matche
 
 
 def test_pairs_must_be_complete(matched: Matched) -> None:
-    short = Matched(
-        matched.student_logits, matched.teacher_logits, matched.student_states[:1], matched.teacher_states, MASK
-    )
+    short = replace(matched, student_states=matched.student_states[:1])
     with pytest.raises(ValueError, match="longer than argument 1"):
         LayerMSE(1.0, "mean")(short, COUNTS)
 

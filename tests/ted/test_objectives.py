@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
-from ted.config import TaskSettings
-from ted.data.preparation import Batch, collator, tokenize, training_rows
+from ted.config import DataSettings, FilterSettings, TaskSettings
+from ted.data.preparation import Batch, collator, training_features
 from ted.filters import TaskAwareFilters
 from ted.methods import Counts, LayerMSE, PredictionKL, Term
 from ted.models.frozen import FrozenModel
@@ -39,8 +39,9 @@ def teacher(folder: Path) -> LoadedModel:
 def batch() -> Batch:
     """Labelled and unlabelled rows of uneven length."""
     tokenizer = new_tokenizer()
-    rows = tokenize(training_rows(new_data("classification", unlabelled=4, train=6), TASK), tokenizer, 16)
-    return collator(tokenizer)([rows[row] for row in (0, 6, 3, 9, 5)])
+    data = new_data("classification", unlabelled=4, train=6)
+    rows, _ = training_features(data, tokenizer, TASK, DataSettings(max_length=16))
+    return collator(tokenizer, TASK)([rows[row] for row in (0, 6, 3, 9, 5)])
 
 
 LABELLED = [0, 2, 4]
@@ -77,7 +78,8 @@ class TestFilterObjective:
     @pytest.fixture
     def objective(self, teacher: LoadedModel) -> FilterObjective:
         filters = TaskAwareFilters([1, 3], 32, 16, "linear")
-        heads = nn.ModuleList(TASK.filter_head(16, "mean", 0.0) for _ in filters.layers)
+        plain = FilterSettings(head_dropout=0.0)
+        heads = nn.ModuleList(TASK.filter_head(16, plain, teacher.model) for _ in filters.layers)
         return FilterObjective(filters, heads, FrozenModel(teacher.model, filters.layers), TASK)
 
     def test_it_is_the_mean_over_filters_of_the_loss_of_their_own_heads(
@@ -152,7 +154,7 @@ class TestDistillationObjective:
     ) -> None:
         objective.train()
         assert not teacher.model.training
-        first, second = (objective.match(batch) for _ in range(2))
+        first, second = (objective.match(batch)[0] for _ in range(2))
         assert torch.equal(first.teacher_logits, second.teacher_logits)
         assert not torch.equal(first.student_logits, second.student_logits)
 
@@ -168,7 +170,7 @@ class TestDistillationObjective:
         masked = objective(batch, objective.count([batch]))
         objective.mask_padding = False
         unmasked = objective(batch, objective.count([batch]))
-        matched = objective.match(batch)
+        matched, _ = objective.match(batch)
         pairs = zip(matched.student_states, matched.teacher_states, strict=True)
         expected = torch.stack([functional.mse_loss(ours, theirs) for ours, theirs in pairs]).mean()
         torch.testing.assert_close(unmasked["layer_loss"], expected)

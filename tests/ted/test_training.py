@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.tiny import LABELS, WORDS, new_config, new_data, new_tokenizer
 from ted import training
-from ted.config import DistillationTraining, TaskSettings
+from ted.config import DataSettings, DistillationTraining, TaskSettings
 from ted.data.preparation import Batch, Collator, collator, tokenize
 from ted.errors import ModelError, NonFiniteError
 from ted.filters import TaskAwareFilters
@@ -27,6 +27,7 @@ from ted.objectives import DistillationObjective, Losses, Objective, TaskObjecti
 from ted.tasks import get_task
 from ted.training import EpochLengthSampler, ObjectiveTrainer, TrainingRun, train
 
+TASK = get_task(TaskSettings(), LABELS)
 NUM_ROWS = 22
 UPDATES_PER_EPOCH = 6  # batches of 4, the last of 2
 
@@ -35,7 +36,7 @@ class Toy(Objective):
     """A bag of words with dropout and a further term that is logged; a step may be made to fail."""
 
     def __init__(self) -> None:
-        super().__init__(get_task(TaskSettings(), LABELS))
+        super().__init__(TASK)
         torch.manual_seed(0)
         self.words = nn.Embedding(len(WORDS), 8)
         self.filters = nn.Linear(8, 2)
@@ -52,7 +53,7 @@ class Toy(Objective):
         self.seen.append(batch["index"].tolist())
         states_BD = (self.words(batch["input_ids"]) * batch["attention_mask"][..., None]).mean(1)
         logits_BC = self.filters(functional.dropout(states_BD, 0.3, self.training))
-        loss = self.task.task_loss(logits_BC, batch["labels"], num_items=counts.labelled)
+        loss = self.task.task_loss(logits_BC, batch, batch["attention_mask"], num_items=counts.labelled)
         step = len(self.seen)
         if step == self.spoil_value_at:
             loss = loss * self.spoiled_by
@@ -73,12 +74,12 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def rows(tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    return tokenize(new_data("classification", train=NUM_ROWS)["train"], tokenizer, 16)
+    return tokenize(new_data("classification", train=NUM_ROWS)["train"], tokenizer, TASK, DataSettings(max_length=16))
 
 
 @pytest.fixture(scope="module")
 def collate(tokenizer: PreTrainedTokenizerBase) -> Collator:
-    return collator(tokenizer)
+    return collator(tokenizer, TASK)
 
 
 def new_run(folder: Path, **changes: Any) -> TrainingRun:

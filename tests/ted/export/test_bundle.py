@@ -201,8 +201,8 @@ def test_classes_in_another_order_than_the_data_are_refused(export: Export, mode
 def test_a_tokenizer_file_that_reads_otherwise_leaves_no_bundle(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shorter(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
-        served = serving_tokenizer(tokenizer, max_length)
+    def shorter(tokenizer: PreTrainedTokenizerFast, max_length: int, truncation: dict[str, Any]) -> Tokenizer:
+        served = serving_tokenizer(tokenizer, max_length, truncation)
         served.add_tokens(["film"])
         served.add_special_tokens(["good"])
         served.post_processor = None
@@ -217,4 +217,4 @@ def test_a_tokenizer_file_that_reads_otherwise_leaves_no_bundle(
 def test_a_tokenizer_without_a_file_is_refused() -> None:
     tokenizer: Any = object()
     with pytest.raises(ModelError, match=r"object cannot be written as tokenizer\.json"):
-        serving_tokenizer(tokenizer, 8)
+        serving_tokenizer(tokenizer, 8, {})

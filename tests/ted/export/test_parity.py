@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 from ted.config import Settings
 from ted.errors import DataError, ParityError
 from ted.export.parity import check_parity, padded_batch, parity_batches
-from ted.serving.predictor import Text
+from ted.serving.answers import Text
 
 MAX_LENGTH = 40
 TEXTS = ["a good film", "bad", "the plot, the actor and the joyful film"]

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from ted.serving.bundle import Bundle, open_bundle
 from ted.serving.predictor import Predictor
 
 TEXTS = ["a good film", "bad", "the plot, the actor and the joyful film"]
-
-Scores = Callable[[Mapping[str, NDArray[np.floating]]], float]
 
 
 @pytest.fixture

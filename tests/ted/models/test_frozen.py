@@ -14,13 +14,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
-from ted.config import TaskSettings
+from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, Collator, collator, forward_batches, tokenize
 from ted.models import frozen
 from ted.models.frozen import FrozenModel, OutputStore, keep_outputs, run_model, store_bytes, store_key
 from ted.models.loading import LoadedModel, find_model, load_pretrained
 from ted.tasks import get_task
 
+TASK = get_task(TaskSettings(), LABELS)
 LAYERS = (1, 3)
 FLOAT32 = "torch.float32 sdpa"
 
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def loaded(folder: Path) -> LoadedModel:
     torch.manual_seed(0)
-    return load_pretrained(find_model(str(folder)), get_task(TaskSettings(), LABELS))
+    return load_pretrained(find_model(str(folder)), TASK)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,12 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def rows(tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    return tokenize(new_data("classification", train=70)["train"], tokenizer, 16)
+    return tokenize(new_data("classification", train=70)["train"], tokenizer, TASK, DataSettings(max_length=16))
 
 
 @pytest.fixture(scope="module")
 def collate(tokenizer: PreTrainedTokenizerBase) -> Collator:
-    return collator(tokenizer)
+    return collator(tokenizer, TASK)
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_store_that_is_read_again_counts_as_new(
 def test_bytes_are_those_on_disk(loaded: LoadedModel, rows: Dataset, collate: Collator, tmp_path: Path) -> None:
     kept(loaded, rows, collate, tmp_path / "key")
     size = sum((tmp_path / "key" / name).stat().st_size for name in ("logits.npy", "states.npy"))
-    expected = store_bytes(len(rows), sum(rows["length"][:]), 2, len(LAYERS), 32)
+    expected = store_bytes(2 * len(rows), sum(rows["length"][:]), len(LAYERS), 32)
     assert expected == 4 * (70 * 2 + sum(rows["length"][:]) * 2 * 32)
     assert 0 <= size - expected <= 2 * 256  # the headers
 
@@ -241,7 +242,7 @@ class TestKey:
         self, key: str, rows: Dataset, model: Path, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         assert store_key(rows, model, list(LAYERS), FLOAT32) == key
-        again = tokenize(new_data("classification", train=70)["train"], tokenizer, 16)
+        again = tokenize(new_data("classification", train=70)["train"], tokenizer, TASK, DataSettings(max_length=16))
         assert store_key(again, model, LAYERS, FLOAT32) == key
         (model / "notes.txt").touch()
         assert store_key(rows, model, LAYERS, FLOAT32) == key
@@ -268,7 +269,7 @@ class TestKey:
         others = [
             rows.select(range(69)),
             rows.select([1, 0, *range(2, 70)]),
-            tokenize(data, tokenizer, 8),
+            tokenize(data, tokenizer, TASK, DataSettings(max_length=8)),
             rows.map(lambda row: {"token_type_ids": [1] * row["length"]}, keep_in_memory=True),
         ]
         keys = {store_key(other, model, LAYERS, FLOAT32) for other in others}
@@ -280,7 +281,7 @@ class TestKey:
         assert len(keys) == 3
 
     def test_it_does_not_hang_on_labels(self, key: str, rows: Dataset, model: Path) -> None:
-        assert store_key(rows.remove_columns("label"), model, LAYERS, FLOAT32) == key
+        assert store_key(rows.remove_columns("labels"), model, LAYERS, FLOAT32) == key
 
     def test_it_changes_with_the_arithmetic(self, key: str, rows: Dataset, model: Path) -> None:
         others = ("torch.bfloat16 sdpa", "torch.float32 eager")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ted.errors import BundleError, DataError
+from ted.serving.answers import softmax
 from ted.serving.bundle import Bundle, open_bundle
-from ted.serving.predictor import Predictor, softmax
+from ted.serving.predictor import Predictor
 
 WriteBundle = Callable[..., Path]
 Weights = NDArray[np.float32]
@@ -59,16 +60,14 @@ def test_a_regression_answers_a_value(write_bundle: WriteBundle, weights_VC: Wei
 
 def test_pairs_tell_the_texts_apart(write_bundle: WriteBundle, weights_VC: Weights) -> None:
     predictor = Predictor(open_bundle(write_bundle(pair=True)))
-    logits_BC = predictor.outputs([("good", "bad film")])["logits"]
+    ((logits_C,),) = predictor.logits(predictor.encode([("good", "bad film")]))
     factor_L1 = np.array([1, 1, 1, 2, 2, 2])[:, None]
-    np.testing.assert_allclose(
-        logits_BC[0], (weights_VC[[CLS, GOOD, SEP, BAD, FILM, SEP]] * factor_L1).sum(0), rtol=1e-5
-    )
+    np.testing.assert_allclose(logits_C, (weights_VC[[CLS, GOOD, SEP, BAD, FILM, SEP]] * factor_L1).sum(0), rtol=1e-5)
 
 
 def test_a_run_is_padded_to_its_longest_text_only(write_bundle: WriteBundle) -> None:
     predictor = Predictor(open_bundle(write_bundle()))
-    feeds = predictor.feeds(predictor.encode(["good", "good film plot"]))
+    feeds = predictor.feeds([windows[0] for windows in predictor.encode(["good", "good film plot"])])
     assert {name: array.shape for name, array in feeds.items()} == dict.fromkeys(feeds, (2, 5))
     assert feeds["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert feeds["input_ids"].dtype == np.int64
@@ -76,9 +75,9 @@ def test_a_run_is_padded_to_its_longest_text_only(write_bundle: WriteBundle) -> 
 
 def test_long_texts_are_cut_in_tokens_and_characters(write_bundle: WriteBundle) -> None:
     predictor = Predictor(open_bundle(write_bundle(max_characters=9)))
-    assert predictor.encode(["good film plot"])[0].tokens == ["[CLS]", "good", "film", "[SEP]"]
+    assert predictor.encode(["good film plot"])[0][0].tokens == ["[CLS]", "good", "film", "[SEP]"]
     predictor = Predictor(open_bundle(write_bundle(version=2)))
-    assert len(predictor.encode(["good " * 5_000_000])[0].ids) == 8
+    assert len(predictor.encode(["good " * 5_000_000])[0][0].ids) == 8
 
 
 @pytest.mark.parametrize("text", [None, 3, b"good", ("good", "bad"), ["good"]])

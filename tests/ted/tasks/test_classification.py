@@ -3,12 +3,16 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch.nn import functional
+from transformers import BertModel
 
+from benchmarks.tiny import new_config
+from ted.config import FilterSettings, TaskSettings
 from ted.heads import SequenceHead
 from ted.tasks.classification import Classification
 
-BINARY = Classification(("no", "yes"))
-TERNARY = Classification(("a", "b", "c"))
+BINARY = Classification(TaskSettings(), ("no", "yes"))
+TERNARY = Classification(TaskSettings(), ("a", "b", "c"))
+MASK = torch.ones(1, 1)
 LOGITS_NC = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5], [0.2, 0.1], [0.0, 1.0]])
 LABELS_N = np.array([0, 1, 1, 0, 0])
 
@@ -26,51 +30,54 @@ def test_rows_without_a_class_are_known_by_their_label() -> None:
 def test_the_task_loss_is_torchs_mean_over_labelled_rows() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(5, 3), torch.tensor([0, -100, 2, 1, -100])
-    loss = TERNARY.task_loss(logits, labels, num_items=torch.tensor(3))
+    loss = TERNARY.task_loss(logits, {"labels": labels}, MASK, num_items=torch.tensor(3))
     torch.testing.assert_close(loss, functional.cross_entropy(logits, labels))
 
 
 def test_a_batch_without_labels_costs_nothing() -> None:
     logits = torch.randn(2, 3, requires_grad=True)
-    loss = TERNARY.task_loss(logits, torch.full((2,), -100), num_items=torch.tensor(0))
+    loss = TERNARY.task_loss(logits, {"labels": torch.full((2,), -100)}, MASK, num_items=torch.tensor(0))
     assert loss.item() == 0.0
     assert torch.autograd.grad(loss, logits)[0].abs().sum() == 0
 
 
 def test_metrics_equal_their_definitions() -> None:
     predicted = [0, 1, 0, 0, 1]
-    assert BINARY.predictions(LOGITS_NC).tolist() == predicted
-    metrics = BINARY.metrics(LOGITS_NC, LABELS_N)
+    outputs = {"logits": LOGITS_NC}
+    assert BINARY.predictions(outputs).tolist() == predicted
+    metrics = BINARY.metrics(outputs, LABELS_N)
+    likelihood = functional.cross_entropy(torch.tensor(LOGITS_NC), torch.tensor(LABELS_N)).item()
     assert metrics == {
         "accuracy": pytest.approx(3 / 5),
         "macro_f1": pytest.approx((4 / 6 + 1 / 2) / 2),
         "matthews": pytest.approx((2 * 1 - 1 * 1) / np.sqrt(2 * 3 * 2 * 3)),
         "f1": pytest.approx(1 / 2),
+        "negative_log_likelihood": pytest.approx(likelihood),
     }
-    assert BINARY.primary(LOGITS_NC, LABELS_N) == metrics["accuracy"]
+    assert BINARY.primary(BINARY.scores(outputs, LABELS_N)) == metrics["accuracy"]
     assert all(type(value) is float for value in metrics.values())
 
 
 def test_more_classes_have_no_f1_of_one_class() -> None:
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(40, 3)), generator.integers(0, 3, 40)
-    metrics = TERNARY.metrics(logits, labels)
-    assert set(metrics) == {"accuracy", "macro_f1", "matthews"}
+    metrics = TERNARY.metrics({"logits": logits}, labels)
+    assert set(metrics) == {"accuracy", "macro_f1", "matthews", "negative_log_likelihood"}
     assert metrics["macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(-1), average="macro"))
     assert metrics["matthews"] == pytest.approx(matthews_corrcoef(labels, logits.argmax(-1)))
 
 
 def test_a_class_that_never_occurs_counts_as_missed() -> None:
     logits = np.eye(3)[[0, 0, 1]]
-    assert TERNARY.metrics(logits, np.array([0, 0, 1]))["macro_f1"] == pytest.approx(2 / 3)
+    assert TERNARY.metrics({"logits": logits}, np.array([0, 0, 1]))["macro_f1"] == pytest.approx(2 / 3)
 
 
 def test_constant_predictions_have_figures() -> None:
-    metrics = BINARY.metrics(np.tile([1.0, 0.0], (4, 1)), np.array([0, 0, 0, 1]))
+    metrics = BINARY.metrics({"logits": np.tile([1.0, 0.0], (4, 1))}, np.array([0, 0, 0, 1]))
     assert (metrics["accuracy"], metrics["f1"], metrics["matthews"]) == (0.75, 0.0, 0.0)
 
 
 def test_a_filter_head_has_the_outputs_of_the_task() -> None:
-    head = TERNARY.filter_head(8, "mean", 0.3)
+    head = TERNARY.filter_head(8, FilterSettings(head_dropout=0.3), BertModel(new_config()))
     assert isinstance(head, SequenceHead)
     assert (head.out.out_features, head.pooling, head.dropout.p) == (3, "mean", 0.3)

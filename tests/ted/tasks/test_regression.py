@@ -4,9 +4,10 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional
 
+from ted.config import TaskSettings
 from ted.tasks.regression import Regression
 
-TASK = Regression(())
+TASK = Regression(TaskSettings(kind="regression"))
 
 
 def test_one_output_without_names() -> None:
@@ -21,7 +22,7 @@ def test_the_task_loss_is_torchs_mean_over_labelled_rows() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 1, requires_grad=True), torch.tensor([1.0, float("nan"), 0.0, -2.0])
     known = ~torch.isnan(labels)
-    loss = TASK.task_loss(logits, labels, num_items=torch.tensor(3))
+    loss = TASK.task_loss(logits, {"labels": labels}, torch.ones(1, 1), num_items=torch.tensor(3))
     torch.testing.assert_close(loss, functional.mse_loss(logits[known, 0], labels[known]))
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(gradient[known, 0], 2 * (logits[known, 0] - labels[known]) / 3)
@@ -32,16 +33,17 @@ def test_metrics_equal_their_definitions() -> None:
     generator = np.random.default_rng(0)
     labels = generator.normal(size=30)
     logits = (labels + generator.normal(size=30))[:, None]
-    metrics = TASK.metrics(logits, labels)
+    outputs = {"logits": logits}
+    metrics = TASK.metrics(outputs, labels)
     assert metrics == {
         "pearson": pytest.approx(np.corrcoef(logits[:, 0], labels)[0, 1]),
         "spearman": pytest.approx(spearmanr(logits[:, 0], labels).statistic),
         "rmse": pytest.approx(np.sqrt(((logits[:, 0] - labels) ** 2).mean())),
     }
-    assert TASK.primary(logits, labels) == metrics["pearson"]
-    assert TASK.predictions(logits).tolist() == logits[:, 0].tolist()
+    assert TASK.primary(TASK.scores(outputs, labels)) == metrics["pearson"]
+    assert TASK.predictions(outputs).tolist() == logits[:, 0].tolist()
 
 
 def test_constant_predictions_order_nothing() -> None:
-    metrics = TASK.metrics(np.ones((5, 1)), np.arange(5.0))
+    metrics = TASK.metrics({"logits": np.ones((5, 1))}, np.arange(5.0))
     assert (metrics["pearson"], metrics["spearman"]) == (0.0, 0.0)

@@ -1,0 +1,74 @@
+"""Reading a label column of any source: class names, numbers, lists of names."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Json
+
+from ted.errors import DataError
+
+
+def read_classes(table: Dataset, place: str) -> pa.ChunkedArray:
+    """Return the column `label` as class names; a number stands for itself.
+
+    Raises:
+        DataError: it holds neither names nor whole numbers; the message begins with `place`.
+    """
+    feature, column = table.features["label"], table.data.column("label")
+    if isinstance(feature, ClassLabel):
+        known = pc.if_else(pc.greater_equal(column, 0), column, pa.scalar(None, column.type))
+        return pc.take(pa.chunked_array([pa.array(feature.names)]), known)
+    if isinstance(feature, Json) or _is_text(column.type):
+        return _as_text(table)
+    _require_numbers(feature, column, place)
+    return _whole_numbers(column, place).cast(pa.string())
+
+
+def read_numbers(table: Dataset, place: str) -> pa.ChunkedArray:
+    """Return the column `label` as float64, or as text where it holds other things too.
+
+    Raises:
+        DataError: it holds neither; the message begins with `place`.
+    """
+    feature, column = table.features["label"], table.data.column("label")
+    if isinstance(feature, Json) or _is_text(column.type):
+        return _as_text(table)
+    _require_numbers(feature, column, place)
+    return column.cast(pa.float64())
+
+
+def type_name(feature: object) -> str:
+    """Return what a column holds, for messages."""
+    return str(getattr(feature, "dtype", None) or feature)
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_))
+
+
+def _as_text(table: Dataset) -> pa.ChunkedArray:
+    if not isinstance(table.features["label"], Json):
+        return table.data.column("label").cast(pa.string())
+    values = [value if isinstance(value, str | None) else json.dumps(value) for value in table["label"]]
+    return pa.chunked_array([pa.array(values, pa.string())])
+
+
+def _require_numbers(feature: object, column: pa.ChunkedArray, place: str) -> None:
+    type_ = column.type
+    if not (pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_boolean(type_)):
+        raise DataError(f"{place} holds {type_name(feature)}, not a class or a number; give another column")
+
+
+def _whole_numbers(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
+    """Return whole numbers: a table that holds a missing label often stores 0 and 1 as 0.0 and 1.0."""
+    if not pa.types.is_floating(column.type):
+        return column
+    column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    fractions = pc.index(pc.equal(pc.floor(column), column), pa.scalar(False)).as_py()
+    if fractions >= 0:
+        raise DataError(
+            f"{place} holds numbers with a fraction (row {fractions + 1}: {column[fractions].as_py()}), not classes; "
+            "set task.kind to regression or give another column"
+        )
+    return column.cast(pa.int64())
