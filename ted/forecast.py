@@ -24,7 +24,7 @@ from ted.files import read_json, write_json
 from ted.matching import layer_pairs, student_layers, teacher_config
 from ted.methods import METHODS
 from ted.models.frozen import logits_of, move, store_bytes
-from ted.models.loading import find_model, load_config, load_tokenizer
+from ted.models.loading import find_model, load_config, load_tokenizer, set_dropout
 from ted.models.student import build_student
 from ted.run_record import code_digest
 from ted.stages import num_steps
@@ -176,7 +176,9 @@ def _measure_load(settings: Settings) -> _Load:
     if settings.student.model is None:
         student = build_student(teacher, student_layers(settings, teacher.config.num_hidden_layers))
     else:
-        student = _untrained(settings, load_config(find_model(settings.student.model)))
+        config = load_config(find_model(settings.student.model))
+        set_dropout(config, settings.student.dropout or {}, settings.student.model)
+        student = _untrained(settings, config)
     lengths, per_row = _lengths(settings, data["train"])
     return _Load(
         settings,

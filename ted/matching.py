@@ -5,17 +5,18 @@ from typing import Any
 from ted.config import Settings
 from ted.errors import ModelError
 from ted.models.layers import LayerPair, check_pairs, every_second, match_layers
-from ted.models.loading import check_length, find_model, load_config
+from ted.models.loading import check_length, find_model, load_config, set_dropout
 
 
 def teacher_config(settings: Settings) -> Any:  # noqa: ANN401 - each architecture has its own class
     """Return the configuration of the pre-trained teacher.
 
     Raises:
-        ModelError: it cannot be loaded, or texts may be longer than it has positions.
+        ModelError: it cannot be loaded, has no such dropout, or texts may be longer than it has positions.
     """
     config = load_config(find_model(settings.teacher.model, settings.teacher.revision))
     check_length(config, settings.data.max_length, settings.teacher.model)
+    set_dropout(config, settings.teacher.dropout or {}, settings.teacher.model)
     return config
 
 

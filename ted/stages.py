@@ -105,7 +105,7 @@ def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
         set_seed(settings.seed)
         source = find_model(settings.student.model)
         check_length(load_config(source), settings.data.max_length, settings.student.model)
-        loaded = load_pretrained(source, stage.task)
+        loaded = load_pretrained(source, stage.task, dropout=settings.student.dropout)
         check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
     return _finetune("student start", settings, settings.student.training, stage, loaded, out)
 
@@ -184,7 +184,7 @@ def load_teacher(settings: Settings, task: Task, *, fresh_head: bool = True) -> 
     source = find_model(teacher.model, teacher.revision)
     check_length(load_config(source), settings.data.max_length, teacher.model)
     set_seed(settings.seed)
-    return load_pretrained(source, task, fresh_head=fresh_head)
+    return load_pretrained(source, task, fresh_head=fresh_head, dropout=teacher.dropout)
 
 
 def num_steps(training: TrainingSettings, num_rows: int) -> int:
@@ -228,7 +228,9 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
     labelled = rows.select(range(num_labelled))
     objective = FilterObjective(filters, heads, source, stage.task)
     objective.mask_padding = settings.distillation.mask_padding
-    run = _training_run(f"{side} filters", settings, options.training, stage, {"model": _weights_digest(folder)})
+    run = _training_run(
+        f"{side} filters", settings, options.training_of(side), stage, {"model": _weights_digest(folder)}
+    )
     metrics = train(run, objective, labelled, collate)
     metrics["probes"] = _probe(settings, stage, loaded, objective)
     remove_folder(run.checkpoints)
