@@ -151,6 +151,7 @@ def check_command(line: str) -> None:
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_commands_exist(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in re.findall(r"\S+\.yaml", line):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     check_command(line)
