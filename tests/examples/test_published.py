@@ -66,6 +66,7 @@ EXCEPTIONS: dict[str, dict[str, float]] = {
     "cola": {"student.dropout.cls_dropout": 0},
     "squad_v2": {
         "data.stride": 128,
+        "filters.head_dropout": 0,
         "teacher.training.per_device_train_batch_size": 24,
         "teacher.training.gradient_accumulation_steps": 2,
         "filters.training.per_device_train_batch_size": 48,
