@@ -128,6 +128,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     """Return a field's type and bounds in words."""
     if "anyOf" in schema:
         return ", or ".join(_type(option) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return "a block as in [training](#training)"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     bounds = [text.format(_literal(schema[key])) for key, text in BOUNDS.items() if key in schema]

@@ -6,8 +6,9 @@ field of :class:`Settings` that is not a section. Sections are frozen, unknown k
 """
 
 import difflib
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -21,6 +22,7 @@ MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
+SplitName = Literal["train", "validation", "test"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -28,6 +30,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 LayerIndex = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -59,6 +62,11 @@ class DataSettings(Section):
     """A CSV, JSONL or Parquet file, a folder of them (one per split, or all of one split), or a hub data set id."""
     revision: str | None = None
     """Commit or tag of a hub data set; None takes the newest. Hub sources only."""
+    config_name: Annotated[str, Field(min_length=1)] | None = None
+    """Configuration of a hub data set that has several, such as one task of a benchmark. Hub sources only."""
+    splits: dict[SplitName, str] | None = None
+    """Which split of a hub data set is `train`, `validation` and `test`; the splits that are not named are left out.
+    None takes them by their names. Hub sources only."""
     text_column: str = "text"
     """Column that holds the text."""
     text_pair_column: str | None = None
@@ -79,6 +87,16 @@ class DataSettings(Section):
     """Tokens a text is cut to, special tokens included."""
     group_by_length: bool = True
     """Batch training texts of similar length together."""
+
+    @model_validator(mode="after")
+    def _splits_are_apart(self) -> Self:
+        if self.splits is not None and "train" not in self.splits:
+            raise ValueError("data.splits names no train; say which split has the training rows")
+        if self.splits is not None and len(set(self.splits.values())) < len(self.splits):
+            raise ValueError(
+                f"data.splits names a split twice: {self.splits}; a split that is left out is cut from train"
+            )
+        return self
 
     @model_validator(mode="after")
     def _splits_leave_rows(self) -> Self:
@@ -208,6 +226,8 @@ class TeacherSettings(Section):
     """Implementation of attention while the teacher trains and teaches; None takes what its class prefers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Weights of the frozen teacher in stages I and II; fine-tuning and evaluation use float32."""
+    dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
+    """Dropout by its name in the model's configuration, such as `hidden_dropout_prob`; what is not named stays."""
     training: TeacherTraining = TeacherTraining()
     """How the teacher is fine-tuned."""
 
@@ -227,6 +247,8 @@ class StudentSettings(Section):
     """Values of the teacher's configuration to change; the student then starts with random weights from the seed."""
     attn_implementation: Attention | None = None
     """Implementation of attention while the student trains; None takes what its class prefers."""
+    dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
+    """As `teacher.dropout`, for `student.model`; a student made of teacher layers has the teacher's dropout."""
     training: StudentTraining = StudentTraining()
     """How the student is fine-tuned before distillation."""
 
@@ -266,6 +288,12 @@ class FilterSettings(Section):
     """Standard deviation of a new filter's weights."""
     training: FilterTraining = FilterTraining()
     """How the filters are trained in stage I."""
+    student_training: FilterTraining | None = None
+    """How the student's filters are trained in stage I; None trains them like the teacher's."""
+
+    def training_of(self, side: Literal["teacher", "student"]) -> FilterTraining:
+        """Return how one side's filters are trained in stage I."""
+        return self.student_training if side == "student" and self.student_training is not None else self.training
 
 
 class DistillationSettings(Section):
@@ -408,7 +436,7 @@ OF_LAYERS = (
     "alignment_rows",
     "filter_learning_rate_multiplier",
 )
-OF_STAGE_ONE = ("training", "head_pooling", "head_dropout", "backbone_dropout")
+OF_STAGE_ONE = ("training", "student_training", "head_pooling", "head_dropout", "backbone_dropout")
 OF_PREDICTIONS = (
     "kl_alpha",
     "prediction_mse_alpha",
@@ -418,7 +446,17 @@ OF_PREDICTIONS = (
     "teacher_cache_mib",
 )
 
-# Settings that give the arithmetic of the published code at commit 1cd33d0.
+# The blocks that hold a training.
+TRAININGS = (
+    "teacher.training",
+    "student.training",
+    "filters.training",
+    "filters.student_training",
+    "distillation.training",
+)
+
+# Settings that give the arithmetic of the published code at commit 1cd33d0, in every training and elsewhere.
+OFFICIAL_TRAINING: dict[str, Any] = {"max_grad_norm": 0.0, "weight_decay": 0.0, "lr_scheduler_type": "linear"}
 OFFICIAL_VALUES: dict[str, Any] = {
     "filters.head_pooling": "first_token",
     "filters.backbone_dropout": True,
@@ -433,6 +471,7 @@ OFFICIAL_VALUES: dict[str, Any] = {
     "distillation.filter_learning_rate_multiplier": 1.0,
     "distillation.batch_softmax_kl": True,
     "data.group_by_length": False,
+    **{f"{block}.{name}": value for block in TRAININGS for name, value in OFFICIAL_TRAINING.items()},
 }
 
 
@@ -511,17 +550,20 @@ class Settings(Section):
         ]
 
     def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
-        section, name = key.split(".")
-        return getattr(getattr(self, section), name)
+        return functools.reduce(getattr, key.split("."), self)
 
     def _given(self, key: str) -> bool:
-        section, _, name = key.partition(".")
-        given = section in self.model_fields_set
-        return given and (not name or name in getattr(self, section).model_fields_set)
+        block: Any = self
+        for name in key.split("."):
+            if block is None or name not in block.model_fields_set:
+                return False
+            block = getattr(block, name)
+        return True
 
     def _idle(self) -> list[tuple[str, str]]:
         """Return (dotted key, reason) of every setting that the other settings leave without effect."""
-        return [*self._idle_by_task(), *self._idle_by_method(), *self._idle_by_model(), *self._idle_by_switch()]
+        by_input = (*self._idle_by_data(), *self._idle_by_model())
+        return [*self._idle_by_task(), *self._idle_by_method(), *by_input, *self._idle_by_switch()]
 
     def _idle_by_task(self) -> list[tuple[str, str]]:
         kind = self.task.kind
@@ -546,6 +588,10 @@ class Settings(Section):
             keys += ["data.unlabelled", "teacher.dtype"]
         return [(key, reason) for key in keys]
 
+    def _idle_by_data(self) -> list[tuple[str, str]]:
+        named = [name for name in ("validation", "test") if name in (self.data.splits or {})]
+        return [(f"data.{name}_fraction", f"data.splits names the {name} split") for name in named]
+
     def _idle_by_model(self) -> list[tuple[str, str]]:
         idle: list[tuple[str, str]] = []
         if not self.teacher.finetune:
@@ -556,6 +602,8 @@ class Settings(Section):
             idle.append(("student.layer_choice", "student.num_layers is not given"))
         if self.filters.training.gradient_checkpointing:
             idle.append(("filters.training", "filters.training.gradient_checkpointing has no layers to act on"))
+        if self.student.model is None:
+            idle.append(("student.dropout", "the student is made of teacher layers and has teacher.dropout"))
         return idle
 
     def _idle_by_switch(self) -> list[tuple[str, str]]:
@@ -566,6 +614,9 @@ class Settings(Section):
             idle.append(("distillation.teacher_cache", "padded positions enter the layer loss, so nothing can be kept"))
         if self.distillation.student_filter_init != "ridge" or self.compatibility == "official":
             idle.append(("distillation.ridge_penalty", "the student's filters do not start by ridge regression"))
+        learned = self.distillation.student_filter_init == "stage_one" or self.compatibility == "official"
+        if self.method in STAGE_ONE_METHODS and not learned:
+            idle.append(("filters.student_training", "the student's filters do not start as stage I leaves them"))
         if not self.evaluation.control and self.gates.min_gain_over_control is not None:
             idle.append(("gates.min_gain_over_control", "evaluation.control is false"))
         if self.filters.layer_pairs is not None:
@@ -591,23 +642,31 @@ class Settings(Section):
             idle.append(("distillation.teacher_cache_mib", "padded positions enter the layer loss"))
         if self.method == "lwd" and options.student_filter_init == "ridge":
             idle.append(("filters.init_std", "the student's filters start by ridge regression"))
-        for name in ("teacher", "student", "filters", "distillation"):
-            if self._given(f"{name}.training") and getattr(self, name).training.max_steps is not None:
-                given = getattr(self, name).training.model_fields_set
-                if "num_train_epochs" in given:
-                    idle.append((f"{name}.training", f"{name}.training.max_steps overrides its num_train_epochs"))
+        idle += [
+            (block, f"{block}.max_steps overrides its num_train_epochs")
+            for block in TRAININGS
+            if self._given(f"{block}.num_train_epochs") and self._value(f"{block}.max_steps") is not None
+        ]
         return idle
 
     def resolved(self) -> "Settings":
         """Return the settings that a run acts on: with `compatibility: official`, the published values filled in."""
         if self.compatibility == "none":
             return self
-        updates: dict[str, dict[str, Any]] = {}
-        for key, value in OFFICIAL_VALUES.items():
-            section, name = key.split(".")
-            updates.setdefault(section, {})[name] = value
-        sections = {name: getattr(self, name).model_copy(update=values) for name, values in updates.items()}
-        return self.model_copy(update=sections)
+        return functools.reduce(_with_value, OFFICIAL_VALUES.items(), self)
+
+
+Block = TypeVar("Block", bound=Section)
+
+
+def _with_value(block: Block, item: tuple[str, Any]) -> Block:
+    """Return a copy in which the setting at a dotted key has a value; a block that is not given stays so."""
+    key, value = item
+    name, _, rest = key.partition(".")
+    inner = getattr(block, name)
+    if rest and inner is None:
+        return block
+    return block.model_copy(update={name: _with_value(inner, (rest, value)) if rest else value})
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
@@ -628,7 +687,8 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def _explain(problem: "ErrorDetails") -> str:
-    path = [str(part) for part in problem["loc"]]
+    # The name of a mapping's entry that is not one of those allowed is followed by a mark.
+    path = [str(part) for part in problem["loc"] if part != "[key]"]
     key = ".".join(path)
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
@@ -645,6 +705,6 @@ def _fields_at(path: list[str]) -> list[str]:
     section: type[BaseModel] = Settings
     for name in path:
         annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        # A block that may be left out is one of two types.
+        section = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
     return list(section.model_fields)

@@ -5,7 +5,7 @@ from typing import Any
 from ted.config import Settings
 from ted.errors import ModelError
 from ted.models.layers import EMBEDDING, LayerPair, check_pairs, choose, every_second, match_layers
-from ted.models.loading import check_config, find_model, load_config
+from ted.models.loading import check_config, find_model, load_config, set_dropout
 from ted.models.student import changed_config, chosen_config
 
 
@@ -13,10 +13,11 @@ def teacher_config(settings: Settings) -> Any:  # noqa: ANN401 - each architectu
     """Return the configuration of the pre-trained teacher.
 
     Raises:
-        ModelError: it cannot be loaded, or texts may be longer than it has positions.
+        ModelError: it cannot be loaded, has no such dropout, or texts may be longer than it has positions.
     """
     config = load_config(find_model(settings.teacher.model, settings.teacher.revision))
     check_config(config, settings.data.max_length, settings.teacher.model)
+    set_dropout(config, settings.teacher.dropout or {}, settings.teacher.model)
     return config
 
 
@@ -45,6 +46,7 @@ def student_config(settings: Settings, teacher: Any) -> Any:  # noqa: ANN401 - e
     """
     if settings.student.model is not None:
         config, name = load_config(find_model(settings.student.model)), settings.student.model
+        set_dropout(config, settings.student.dropout or {}, name)
     elif settings.student.config is not None:
         config, name = changed_config(teacher, settings.student.config), "the student of student.config"
     else:

@@ -110,7 +110,9 @@ def _new_start(settings: Settings, task: Task) -> LoadedModel:
     config = student_config(settings, teacher.model.config)
     set_seed(settings.seed)
     if options.model is not None:
-        loaded = load_pretrained(find_model(options.model), task, attention=options.attn_implementation)
+        loaded = load_pretrained(
+            find_model(options.model), task, attention=options.attn_implementation, dropout=options.dropout
+        )
         check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
         return loaded
     if options.config is not None:
@@ -197,7 +199,7 @@ def load_teacher(
     source = find_model(teacher.model, teacher.revision)
     check_config(load_config(source), settings.data.max_length, teacher.model)
     set_seed(settings.seed)
-    return load_pretrained(source, task, fresh_head=fresh_head, attention=attention)
+    return load_pretrained(source, task, fresh_head=fresh_head, attention=attention, dropout=teacher.dropout)
 
 
 def _load_side(settings: Settings, folder: Path, side: Side) -> LoadedModel:
@@ -249,7 +251,9 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
     labelled = rows.select(range(num_labelled))
     objective = FilterObjective(filters, heads, source, stage.task)
     objective.mask_padding = settings.distillation.mask_padding
-    run = _training_run(f"{side} filters", settings, options.training, stage, {"model": _weights_digest(folder)})
+    run = _training_run(
+        f"{side} filters", settings, options.training_of(side), stage, {"model": _weights_digest(folder)}
+    )
     metrics = train(run, objective, labelled, collate)
     metrics["probes"] = _probe(settings, stage, loaded, objective)
     remove_folder(run.checkpoints)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, Value, concatenate_datasets
 from numpy.typing import NDArray
 
-from ted.config import DataSettings, TaskSettings
+from ted.config import DataSettings, SplitName, TaskSettings
 from ted.data.labels import type_name
 from ted.errors import DataError
 from ted.files import sha256_file
@@ -159,8 +159,9 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
         if Path(source).suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
             raise DataError(f"{source}: no such file or folder; give a path that exists, or a hub data set id")
         return _read_hub(source, data, columns, task)
-    if data.revision is not None and source == data.source:
-        raise DataError(f"data.revision cannot act: {source} is a local path; remove it")
+    for name in ("revision", "config_name", "splits"):
+        if getattr(data, name) is not None and source == data.source:
+            raise DataError(f"data.{name} cannot act: {source} is a local path; remove it")
     files = _files_of(path)
     splits: dict[str, list[Dataset]] = {}
     for file, split in files.items():
@@ -169,23 +170,38 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
 
 
 def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task: Task) -> dict[str, Dataset]:
-    revision = data.revision if source == data.source else None
+    own = source == data.source
+    options = {"name": data.config_name, "revision": data.revision} if own else {}
     try:
-        loaded = datasets.load_dataset(source, revision=revision)
+        loaded = datasets.load_dataset(source, **options)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name, or "
+            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name (of "
+            "a data set of several configurations, also data.config_name), or "
             "download the data set where there is a network and give its folder of Parquet, CSV or JSONL files"
         ) from error
     named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
-    if "label" not in columns:
+    if own and data.splits is not None:
+        named = _chosen_splits(source, data.splits, list(loaded))
+    elif "label" not in columns:
         named = dict.fromkeys(loaded, "train")
-    _require_known_splits(source, named)
+    else:
+        _require_known_splits(source, named)
     splits: dict[str, list[Dataset]] = {}
     for name, split in named.items():
         if split is not None:
             splits.setdefault(split, []).append(_tidy(loaded[name], columns, task, name))
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
+
+
+def _chosen_splits(source: str, chosen: Mapping[SplitName, str], present: list[str]) -> dict[str, str | None]:
+    """Return what each of a hub data set's splits is used as, as `data.splits` says."""
+    for name in chosen.values():
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(present)}"
+            raise DataError(f"{source}: data.splits names {name!r}, which is no split of it; {hint}")
+    return {name: split for split, name in chosen.items()}
 
 
 def _require_known_splits(source: str, named: Mapping[str, str | None]) -> None:
@@ -195,7 +211,7 @@ def _require_known_splits(source: str, named: Mapping[str, str | None]) -> None:
     if others and missing:
         raise DataError(
             f"{source}: has no split {' or '.join(missing)}, but {', '.join(others)}, which would be left out; "
-            "download the data set and give a folder of files whose names start with train, validation or test"
+            "say in data.splits which split is which; one that is not named there is left out, or cut from train"
         )
 
 

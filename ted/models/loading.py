@@ -1,7 +1,8 @@
 """From a name to a model and its tokenizer, with the checks that would otherwise fail late and obscurely."""
 
+import difflib
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ INSTALLED_MODELS = {
 # Capital letters, an accent, a number and white space: what tokenizers with one vocabulary may still treat otherwise.
 PROBE = "Is  the Café (No. 12) good?"
 
+
+# Dropouts that a model reads from its configuration though the configuration's class does not declare them.
+UNDECLARED_DROPOUTS = {"deberta": ("cls_dropout",), "deberta-v2": ("cls_dropout",)}
 
 # The class of each architecture for each kind of head.
 HEADS: dict[str, dict[str, str]] = {
@@ -161,7 +165,12 @@ def load_config(source: ModelSource) -> Any:  # noqa: ANN401 - each architecture
 
 @quiet_transformers()
 def load_pretrained(
-    source: ModelSource, task: Task, *, fresh_head: bool = True, attention: str | None = None
+    source: ModelSource,
+    task: Task,
+    *,
+    fresh_head: bool = True,
+    attention: str | None = None,
+    dropout: Mapping[str, float] | None = None,
 ) -> LoadedModel:
     """Return a pre-trained model with a head for the task, fresh where the checkpoint has none.
 
@@ -170,14 +179,16 @@ def load_pretrained(
         task: whose outputs the head has.
         fresh_head: whether a checkpoint without a head for the task will do.
         attention: implementation of attention; None takes what the model's class prefers.
+        dropout: values of the configuration to change.
 
     Raises:
         ModelError: the files cannot be loaded, the checkpoint has a head for other classes, or has no head and needs
-            one, its tied weights are not tied, or it has not that attention.
+            one, its tied weights are not tied, or it has not that attention or dropout.
     """
     tokenizer = load_tokenizer(source)
     config = load_config(source)
     _set_labels(config, task, source.location)
+    set_dropout(config, dropout or {}, source.location)
     config.pad_token_id = tokenizer.pad_token_id
     auto_class = getattr(transformers, task.auto_class)
     model, info = _from_pretrained(auto_class, source, attention, config=config, output_loading_info=True)
@@ -315,6 +326,22 @@ def check_tied(model: PreTrainedModel, location: str) -> None:
             f"{location}: config.tie_word_embeddings is {model.config.tie_word_embeddings}, but the weights of input "
             f"and output embedding are {arrays}; correct the configuration, or save the model anew with its own class"
         )
+
+
+def set_dropout(config: Any, dropout: Mapping[str, float], location: str) -> None:  # noqa: ANN401 - each architecture has its own
+    """Change the dropout of a configuration in place.
+
+    Raises:
+        ModelError: a name is not one of its dropouts.
+    """
+    known = [name for name in config.to_dict() if "drop" in name]
+    known += [name for name in UNDECLARED_DROPOUTS.get(config.model_type, ()) if name not in known]
+    for name, value in dropout.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
+            raise ModelError(f"the configuration of {location} has no dropout {name!r}; {hint}")
+        setattr(config, name, value)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ted.config import OFFICIAL_VALUES, Section, Settings, TeacherSettings, TrainingSettings, parse_settings
+from ted.config import (
+    OFFICIAL_VALUES,
+    TRAININGS,
+    FilterSettings,
+    FilterTraining,
+    Section,
+    Settings,
+    TeacherSettings,
+    TrainingSettings,
+    parse_settings,
+)
 from ted.errors import SettingsError
 
 
@@ -120,6 +130,18 @@ def test_settings_come_back_from_json() -> None:
         ({"teacher": {"dtype": "float16"}}, "teacher.dtype: Input should be 'float32' or 'bfloat16'; got 'float16'"),
         ({"teacher": {"attn_implementation": "flash"}}, "teacher.attn_implementation: Input should be 'eager', 'sdpa'"),
         ({"student": {"layers": [2, 0]}}, "student.layers must rise without repeats, not [2, 0]"),
+        (
+            {"data": {"splits": {"dev": "x"}}},
+            "data.splits.dev: Input should be 'train', 'validation' or 'test'; got 'd",
+        ),
+        ({"data": {"splits": {"test": "x"}}}, "data.splits names no train; say which split has the training rows"),
+        ({"data": {"splits": {"train": "x", "test": "x"}}}, "data.splits names a split twice: {'train': 'x', 'test':"),
+        ({"teacher": {"dropout": {"hidden_dropout_prob": 1}}}, "teacher.dropout.hidden_dropout_prob: Input should be"),
+        ({"teacher": {"dropout": {}}}, "teacher.dropout: Dictionary should have at least 1 item"),
+        (
+            nested("filters.student_training.warmup_step", 1),
+            "filters.student_training.warmup_step: unknown setting; did you mean filters.student_training.warmup_st",
+        ),
         ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),
     ],
 )
@@ -152,6 +174,9 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),
     (BATCH_KL, "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
     (merged(REGRESSION, OFFICIAL), "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
+    (nested("data.splits", {"train": "a", "test": "b"}), "data.test_fraction", 0.1, "data.splits names the test split"),
+    ({}, "student.dropout", {"hidden_dropout_prob": 0.0}, "made of teacher layers and has teacher.dropout"),
+    ({}, "filters.student_training.warmup_steps", 0, "do not start as stage I leaves them"),
     *[(KD, key, value, "method kd does not use it") for key, value in [
         ("filters.filter_output_dim", 8),
         ("distillation.mse_alpha", 1.0),
@@ -166,6 +191,7 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     *[(method, key, value, f"method {method['method']} does not use it") for method in (LWD, RANDOM)
       for key, value in [
         ("filters.training.max_steps", 8),
+        ("filters.student_training.max_steps", 8),
         ("filters.head_pooling", "mean"),
         ("filters.head_dropout", 0.2),
         ("filters.backbone_dropout", True),
@@ -201,6 +227,12 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ({}, "filters.training.gradient_checkpointing", True, "has no layers to act on"),
     (FINETUNE, "teacher.dtype", "bfloat16", "method finetune does not use it"),
     (merged(FINETUNE, nested("teacher.finetune", False)), "teacher.attn_implementation", "eager", "neither trains nor"),
+    (
+        merged(OFFICIAL, nested("filters.student_training.max_steps", 5)),
+        "filters.student_training.num_train_epochs",
+        2.0,
+        "overrides its",
+    ),
     (nested("export.int8", False), "export.int8_max_metric_drop", 0.1, "export.int8 is false"),
     (nested("export.int8", False), "export.int8_max_latency_ratio", 0.1, "export.int8 is false"),
     (nested("export.int8", False), "export.int8_max_size_ratio", 0.1, "export.int8 is false"),
@@ -270,6 +302,9 @@ OTHER_VALUES: dict[str, Any] = {
     "distillation.filter_learning_rate_multiplier": 2.0,
     "distillation.batch_softmax_kl": False,
     "data.group_by_length": True,
+    **{f"{block}.max_grad_norm": 1.0 for block in TRAININGS},
+    **{f"{block}.weight_decay": 0.01 for block in TRAININGS},
+    **{f"{block}.lr_scheduler_type": "cosine" for block in TRAININGS},
 }
 
 
@@ -283,21 +318,33 @@ def test_a_published_value_cannot_be_contradicted(key: str) -> None:
 
 def test_official_fills_in_the_published_values_and_nothing_else() -> None:
     given = merged(OFFICIAL, nested("distillation.kl_alpha", 20.0), nested("filters.filter_output_dim", 768))
+    assert parse_settings(given).resolved().filters.student_training is None
+    given = merged(given, nested("filters.student_training.warmup_steps", 0))
     settings = parse_settings(given)
     resolved = settings.resolved()
+    dumped = resolved.model_dump()
     for key, value in OFFICIAL_VALUES.items():
-        section, name = key.split(".")
-        assert getattr(getattr(resolved, section), name) == value
+        block: Any = dumped
+        for name in key.split("."):
+            block = block[name]
+        assert block == value, key
     assert (resolved.distillation.kl_alpha, resolved.filters.filter_output_dim) == (20.0, 768)
-    assert resolved.teacher == settings.teacher
+    learning = {"max_grad_norm": 0.0, "weight_decay": 0.0, "lr_scheduler_type": "linear"}
+    training = settings.teacher.training.model_copy(update=learning)
+    assert resolved.teacher == settings.teacher.model_copy(update={"training": training})
     assert resolved.resolved() == resolved
     assert Settings.model_validate(resolved.model_dump(mode="json")).resolved() == resolved
 
 
-def test_official_values_name_settings_that_exist() -> None:
-    for key in OFFICIAL_VALUES:
-        section, name = key.split(".")
-        assert name in SECTIONS[section].model_fields
+def test_every_training_is_among_those_that_official_changes() -> None:
+    assert {path for path in SECTIONS if path.endswith("training")} | {"filters.student_training"} == set(TRAININGS)
+
+
+def test_filters_of_the_student_are_trained_like_the_teachers_unless_it_is_said_otherwise() -> None:
+    one = FilterSettings(training=FilterTraining(max_steps=7))
+    assert one.training_of("teacher") == one.training_of("student") == one.training
+    two = FilterSettings(training=FilterTraining(max_steps=7), student_training=FilterTraining(max_steps=9))
+    assert (two.training_of("teacher").max_steps, two.training_of("student").max_steps) == (7, 9)
 
 
 def test_stages_differ_from_the_common_training_by_two_values() -> None:

@@ -133,6 +133,20 @@ class TestTeacherAndStart:
         stages.prepare_student(settings, classification / "data", tmp_path / "start")
         assert load_trained(tmp_path / "start").model.config.hidden_size == 16
 
+    def test_dropout_that_was_asked_for_stays_with_the_models(self, classification: Path, tmp_path: Path) -> None:
+        small = BertForSequenceClassification(new_config(num_hidden_layers=1))
+        write_model(tmp_path / "small", small, new_tokenizer())
+        student = {"model": str(tmp_path / "small"), "dropout": {"classifier_dropout": 0.0}}
+        settings = new_settings(classification, student=student, teacher={"dropout": {"hidden_dropout_prob": 0.0}})
+        stages.finetune_teacher(settings, classification / "data", tmp_path / "teacher")
+        stages.prepare_student(settings, classification / "data", tmp_path / "start")
+        big, start = (load_trained(tmp_path / name).model.config for name in ("teacher", "start"))
+        assert (big.hidden_dropout_prob, big.classifier_dropout) == (0.0, None)
+        assert (start.hidden_dropout_prob, start.classifier_dropout) == (0.1, 0.0)
+        made = new_settings(classification, teacher={"dropout": {"hidden_dropout_prob": 0.0}})
+        stages.prepare_student(made, classification / "data", tmp_path / "made")
+        assert load_trained(tmp_path / "made").model.config.hidden_dropout_prob == 0.0
+
     def test_a_student_with_another_tokenizer_is_refused(self, classification: Path, tmp_path: Path) -> None:
         small = BertForSequenceClassification(new_config(vocab_size=len(WORDS) + 1))
         write_model(tmp_path / "small", small, new_tokenizer((*WORDS, "zoo")))
@@ -241,6 +255,14 @@ def test_the_frozen_teacher_and_the_student_compute_as_they_are_told(
     assert load_trained(tmp_path / "s").model.dtype == torch.float32
     exact = stages.distill_student(new_settings(learned), distillation_inputs(learned), tmp_path / "t")
     assert metrics["log_history"][0]["layer_loss"] != exact["log_history"][0]["layer_loss"]
+
+
+def test_each_side_learns_its_filters_as_it_was_told(classification: Path, tmp_path: Path) -> None:
+    linked(classification, tmp_path)
+    both = {"training": {"max_steps": 2}, "student_training": {"max_steps": 3}}
+    learn(new_settings(tmp_path, filters=both, distillation={"student_filter_init": "stage_one"}), tmp_path)
+    steps = [read_json(tmp_path / f"{side}_filters" / "metrics.json")["steps"] for side in ("teacher", "student")]
+    assert steps == [2, 3]
 
 
 def test_a_student_without_a_teacher_is_the_start_trained_on(classification: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertForMaskedLM,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -38,6 +41,7 @@ from ted.models.loading import (
     load_tokenizer,
     load_trained,
     set_attention,
+    set_dropout,
 )
 from ted.tasks import Task, get_task
 
@@ -198,6 +202,33 @@ class TestLoading:
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(ModelError, match=r"of .* cannot be loaded"):
             load_config(find_model(str(tmp_path)))
+
+
+class TestDropout:
+    def test_a_model_has_the_dropout_that_was_asked_for(self, backbone: ModelSource) -> None:
+        asked = {"hidden_dropout_prob": 0.0, "classifier_dropout": 0.3}
+        model = load_pretrained(backbone, CLASSIFICATION, dropout=asked).model
+        found = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        assert found["dropout"] == 0.3
+        assert found["bert.embeddings.dropout"] == 0.0
+        assert found["bert.encoder.layer.0.attention.self.dropout"] == 0.1
+
+    def test_a_dropout_that_only_the_model_knows_acts(self) -> None:
+        config = DebertaV2Config(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+        assert DebertaV2ForSequenceClassification(config).dropout.p == 0.1
+        set_dropout(config, {"cls_dropout": 0.0}, "x")
+        assert DebertaV2ForSequenceClassification(config).dropout.p == 0.0
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("hiden_dropout_prob", "did you mean hidden_dropout_prob?"),
+            ("hidden_size", "it has attention_probs_dropout_prob, classifier_dropout, hidden_dropout_prob"),
+        ],
+    )
+    def test_another_name_is_refused(self, name: str, hint: str) -> None:
+        with pytest.raises(ModelError, match=f"the configuration of x has no dropout '{name}'; {re.escape(hint)}"):
+            set_dropout(new_config(), {name: 0.0}, "x")
 
 
 class TestTrained:
