@@ -349,7 +349,7 @@ def _as_text(table: Dataset, name: str, place: str) -> Dataset:
 
 def _one_type(parts: list[Dataset]) -> list[Dataset]:
     """Return data sets that can be joined: targets are text where any of them holds text."""
-    types = {str(part.features["label"].dtype) for part in parts if "label" in part.column_names}
+    types = {repr(part.features["label"]) for part in parts if "label" in part.column_names}
     return [part.cast_column("label", Value("string")) for part in parts] if len(types) > 1 else parts
 
 
