@@ -50,6 +50,7 @@ class QuestionAnswering(Task):
     output_names = ("start_logits", "end_logits")
     primary_metric = "f1"
     prediction_loss = "kl"
+    kept_together = ("text_pair",)
     whole_label = "answers that stand in their context at answer_start"
 
     @property
