@@ -17,7 +17,7 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "question_answering"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -43,10 +43,15 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, or one number."""
+    """Kind of task: one label out of a set, one number, or the span of a text that answers a question."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
     None takes the sorted labels of the training split. Classification only."""
+    max_answer_tokens: Count = 30
+    """Tokens of the longest answer that is given. Question answering only."""
+    null_threshold: float | None = 0.0
+    """Most by which the score of no answer may exceed that of the best one before the answer is empty; None always
+    answers. Question answering only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -70,9 +75,9 @@ class DataSettings(Section):
     text_column: str = "text"
     """Column that holds the text."""
     text_pair_column: str | None = None
-    """Column that holds the second text of a pair; None for single texts."""
+    """Column that holds the second text of a pair, or the context of a question; None for single texts."""
     label_column: str = "label"
-    """Column that holds the class name, class number or target number."""
+    """Column that holds the class name, class number, target number or the answers."""
     unlabelled: str | None = None
     """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
@@ -84,7 +89,9 @@ class DataSettings(Section):
     test_fraction: PositiveFraction = 0.1
     """Share of the rows cut off as test split where the source has none."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Tokens a text is cut to, special tokens included."""
+    """Tokens a text is cut to, special tokens included; where long texts have windows, the tokens of a window."""
+    stride: Annotated[int, Field(ge=0)] = 64
+    """Tokens that neighbouring windows of a long text share."""
     group_by_length: bool = True
     """Batch training texts of similar length together."""
 
@@ -119,7 +126,8 @@ class QualitySettings(Section):
     text_length: Policy = "exclude"
     """Policy for rows whose text is shorter or longer than the bounds below."""
     unknown_label: Policy = "stop"
-    """Policy for rows whose label is outside the declared classes, or is not a finite number."""
+    """Policy for rows whose label is outside the declared classes, is not a finite number, or names an answer that does
+    not stand where it says."""
     duplicates: Policy = "exclude"
     """Policy for rows that repeat text and label of an earlier row of the split; the first row stays."""
     conflicting_labels: Policy = "exclude"
@@ -300,13 +308,13 @@ class DistillationSettings(Section):
     """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
 
     kl_alpha: NonNegative = 5.0
-    """Weight of the divergence between teacher and student predictions. Classification only."""
+    """Weight of the divergence between teacher and student predictions. Not for regression."""
     prediction_mse_alpha: NonNegative = 1.0
     """Weight of the squared difference between teacher and student predictions. Regression only."""
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Softmax temperature of the prediction loss. Classification only."""
+    """Softmax temperature of the prediction loss. Not for regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -420,10 +428,18 @@ STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
     "task.labels": frozenset({"classification"}),
+    "task.max_answer_tokens": frozenset({"question_answering"}),
+    "task.null_threshold": frozenset({"question_answering"}),
+    "data.stride": frozenset({"question_answering"}),
+    "filters.head_pooling": frozenset({"classification", "regression"}),
     "quality.min_rows_per_class": frozenset({"classification"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
+
+# Kinds of task that read a long text in windows. A window must hold more new tokens than special and shared ones.
+WINDOWED: frozenset[TaskKind] = frozenset({"question_answering"})
+MIN_WINDOW = 16
 
 # Settings that act on matched layers, in stage I and on what the teacher predicts.
 OF_LAYERS = (
@@ -517,7 +533,12 @@ class Settings(Section):
         Raises:
             SettingsError: a line per problem with the dotted key.
         """
-        problems = [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
+        problems = [*self._window_problems()]
+        if self.task.kind == "question_answering" and self.data.text_pair_column is None:
+            problems.append(
+                "data.text_pair_column is missing: with task.kind question_answering it names the column of the context"
+            )
+        problems += [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
         if self.filters.filter_nonlinear and self.resolved().distillation.student_filter_init == "ridge":
             problems.append(
                 "distillation.student_filter_init is ridge, which aligns linear filters only; with "
@@ -548,6 +569,19 @@ class Settings(Section):
             for key, met in needed.items()
             if not met
         ]
+
+    def _window_problems(self) -> list[str]:
+        length, stride = self.data.max_length, self.data.stride
+        if self.task.kind not in WINDOWED:
+            return []
+        if length < MIN_WINDOW:
+            return [f"data.max_length is {length}, but windows need {MIN_WINDOW} tokens; raise it"]
+        if 2 * stride > length:
+            return [
+                f"data.stride is {stride}, more than half of data.max_length ({length}): windows would hardly move on; "
+                f"lower it to at most {length // 2} or raise data.max_length"
+            ]
+        return []
 
     def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
         return functools.reduce(getattr, key.split("."), self)

@@ -11,6 +11,25 @@ from torch import Tensor, nn
 Pooling = Literal["mean", "first_token", "last_token"]
 
 
+class TokenHead(nn.Module):
+    """Dropout, Linear: outputs for every position.
+
+    Source: head of a stage-I filter for question answering in the published `modeling_ted_deberta_v2.py`, which has no
+    dropout.
+    """
+
+    def __init__(self, dim: int, num_outputs: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(dim, num_outputs)
+
+    def forward(self, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return the outputs (B, L, C) for filtered states; the mask is not read."""
+        del mask_BL
+        outputs: Tensor = self.out(self.dropout(states_BLD))
+        return outputs
+
+
 class SequenceHead(nn.Module):
     """Pooling, Linear, GELU, dropout, Linear: one vector of outputs per text.
 

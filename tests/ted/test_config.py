@@ -93,6 +93,9 @@ def test_settings_come_back_from_json() -> None:
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
+QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}, "data": {"text_pair_column": "context"}}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -117,6 +120,12 @@ def test_settings_come_back_from_json() -> None:
         ({"data": {"validation_fraction": 0.5, "test_fraction": 0.5}}, "leave no training rows; lower one"),
         ({"data": {"train_rows": 10, "labelled_rows": 11}}, "data.labelled_rows is larger than data.train_rows; lower"),
         ({"quality": {"min_characters": 9, "max_characters": 8}}, "quality.min_characters is above quality.max_charac"),
+        (
+            {"task": {"kind": "question_answering"}},
+            "data.text_pair_column is missing: with task.kind question_answering",
+        ),
+        (merged(QUESTIONS, nested("data.stride", 65)), "data.stride is 65, more than half of data.max_length (128)"),
+        (merged(QUESTIONS, nested("data.max_length", 8)), "data.max_length is 8, but windows need 16 tokens; raise it"),
         ({"student": {"model": "x", "layers": [0]}}, "student.layers cannot act beside student.model; remove one"),
         ({"student": {"model": "x", "config": {"a": 1}}}, "student.config cannot act beside student.model; remove one"),
         ({"student": {"layers": [0], "num_layers": 1}}, "student.num_layers cannot act beside student.layers; remove"),
@@ -169,6 +178,11 @@ BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax
 IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ({}, "distillation.prediction_mse_alpha", 1.0, "task.kind is classification"),
     ({}, "distillation.batch_softmax_kl", True, "task.kind is classification"),
+    ({}, "data.stride", 8, "task.kind is classification"),
+    ({}, "task.max_answer_tokens", 8, "task.kind is classification"),
+    ({}, "task.null_threshold", None, "task.kind is classification"),
+    (QUESTIONS, "filters.head_pooling", "mean", "task.kind is question_answering"),
+    (QUESTIONS, "task.labels", ["a", "b"], "task.kind is question_answering"),
     (REGRESSION, "quality.min_rows_per_class", 3, "task.kind is regression"),
     (REGRESSION, "distillation.kl_alpha", 1.0, "a regression task has one output"),
     (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),

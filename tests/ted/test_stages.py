@@ -31,7 +31,7 @@ from ted.filters import TaskAwareFilters
 from ted.models.loading import LoadedModel, load_trained
 from ted.training import TrainingRun
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "question_answering")
 
 
 def run_until_student(settings: Settings, folder: Path) -> None:
@@ -68,6 +68,11 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("regression"), "regression")
+
+
+@pytest.fixture(scope="module")
+def question_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("question_answering"), "question_answering")
 
 
 def linked(made: Path, folder: Path, *parts: str) -> Path:
