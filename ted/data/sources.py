@@ -7,6 +7,7 @@ judges all of them.
 """
 
 import difflib
+import functools
 import glob
 import hashlib
 import json
@@ -144,10 +145,8 @@ def text_keys(frame: pd.DataFrame, columns: Sequence[str] = ("text", "text_pair"
     Texts are equal when they differ in white space, case or Unicode compatibility form (NFKC) only. Among a million
     different texts two share a key with a probability of 3e-8.
     """
-    first, *others = [_normalised(frame[column]) for column in columns if column in frame]
-    text = first
-    for other in others:
-        text = text + "\x1f" + other
+    texts = [_normalised(frame[column]) for column in columns if column in frame]
+    text = functools.reduce(lambda left, right: left + "\x1f" + right, texts)
     return np.asarray(pd.util.hash_array(text.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
 
 
