@@ -176,7 +176,7 @@ def distillation_inputs(folder: Path) -> DistillationInputs:
 
 
 def run_stages(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Take the data in a folder to teacher, student start, filters and student; return the metrics of stage II."""
+    """Take the data in a folder to teacher, student start, filters and student in it; return stage II's metrics."""
     inputs = distillation_inputs(folder)
     stages.finetune_teacher(settings, inputs.data, inputs.teacher)
     stages.prepare_student(settings, inputs.data, inputs.student)
