@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -22,6 +22,12 @@ FILLING = ("the", "film", "a", "movie", "plot", "is", "was", "with", "and", "of"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (*SPECIAL, *GOOD, *BAD, *FILLING)
 LABELS = ("negative", "positive")
+TAGS = ("B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O")
+LABEL_TYPES = {
+    "classification": ClassLabel(names=list(LABELS)),
+    "regression": Value("float32"),
+    "token_classification": List(ClassLabel(names=list(TAGS))),
+}
 
 
 def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
@@ -91,17 +97,30 @@ def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
 
 
 def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
-    texts, labels = [], []
+    texts: list[str] = []
+    labels: list[Any] = []
     for row in range(count):
         good = row % 2
         words = draw.choices(FILLING, k=draw.randint(1, 12)) + draw.choices(GOOD if good else BAD, k=2)
         draw.shuffle(words)
         texts.append(" ".join(words))
-        labels.append(good if kind == "classification" else good + draw.random())
-    label = ClassLabel(names=list(LABELS)) if kind == "classification" else Value("float32")
-    features = {"text": Value("string"), "label": label, "row": Value("int64"), "source": Value("string")}
+        labels.append(_label(kind, words, good, draw))
+    features = {"text": Value("string"), "label": LABEL_TYPES[kind], "row": Value("int64"), "source": Value("string")}
     columns = {"text": texts, "label": labels, "row": list(range(1, count + 1)), "source": [name] * count}
     return Dataset.from_dict(columns, features=Features(features))
+
+
+def _label(kind: str, words: list[str], good: int, draw: random.Random) -> Any:  # noqa: ANN401 - depends on the kind
+    if kind == "token_classification":
+        return [TAGS.index(tag) for tag in _tags(words)]
+    return good if kind == "classification" else good + draw.random()
+
+
+def _tags(words: list[str]) -> list[str]:
+    """Return tags that mark neighbouring good or bad words as one entity."""
+    kinds = ["GOOD" if word in GOOD else "BAD" if word in BAD else "" for word in words]
+    pairs = zip(["", *kinds], kinds, strict=False)
+    return [f"{'I' if kind == before else 'B'}-{kind}" if kind else "O" for before, kind in pairs]
 
 
 def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:

@@ -16,7 +16,7 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "token_classification"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -39,10 +39,10 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, or one number."""
+    """Kind of task: one label out of a set, one number, or a tag per word."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
-    None takes the sorted labels of the training split. Classification only."""
+    """Names of the classes or tags, in the order of the model's outputs; a data row with another label breaks a rule.
+    None takes the sorted labels of the training split. Classification and token classification only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -59,11 +59,11 @@ class DataSettings(Section):
     revision: str | None = None
     """Commit or tag of a hub data set; None takes the newest. Hub sources only."""
     text_column: str = "text"
-    """Column that holds the text."""
+    """Column that holds the text; for token classification, text or lists of words."""
     text_pair_column: str | None = None
     """Column that holds the second text of a pair; None for single texts."""
     label_column: str = "label"
-    """Column that holds the class name, class number or target number."""
+    """Column that holds the class name, class number or target number, or the list of tags."""
     unlabelled: str | None = None
     """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
@@ -75,7 +75,9 @@ class DataSettings(Section):
     test_fraction: PositiveFraction = 0.1
     """Share of the rows cut off as test split where the source has none."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Tokens a text is cut to, special tokens included."""
+    """Tokens a text, or each window of a long one, is cut to, special tokens included."""
+    stride: Annotated[int, Field(ge=0)] = 64
+    """Tokens that neighbouring windows of a long text share."""
     group_by_length: bool = True
     """Batch training texts of similar length together."""
 
@@ -112,7 +114,8 @@ class QualitySettings(Section):
     max_characters: Count = 100_000
     """Most characters of a text."""
     min_rows_per_class: Count = 5
-    """Fewest rows of each class in each split, after exclusion; fewer end the run. Classification only."""
+    """Fewest rows of each class in each split, after exclusion; fewer end the run. Classification, and token
+    classification, where it counts training rows with each type of entity or each tag."""
     max_excluded_fraction: Fraction = 0.05
     """Share of a split's rows that may be excluded; more end the run."""
 
@@ -253,13 +256,13 @@ class DistillationSettings(Section):
     """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
 
     kl_alpha: NonNegative = 5.0
-    """Weight of the divergence between teacher and student predictions. Classification only."""
+    """Weight of the divergence between teacher and student predictions. Not for regression."""
     prediction_mse_alpha: NonNegative = 1.0
     """Weight of the squared difference between teacher and student predictions. Regression only."""
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Softmax temperature of the prediction loss. Classification only."""
+    """Softmax temperature of the prediction loss. Not for regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -372,8 +375,11 @@ STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
-    "task.labels": frozenset({"classification"}),
-    "quality.min_rows_per_class": frozenset({"classification"}),
+    "task.labels": frozenset({"classification", "token_classification"}),
+    "data.text_pair_column": frozenset({"classification", "regression"}),
+    "data.stride": frozenset({"token_classification"}),
+    "quality.min_rows_per_class": frozenset({"classification", "token_classification"}),
+    "filters.head_pooling": frozenset({"classification", "regression"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
@@ -463,6 +469,11 @@ class Settings(Section):
             problems.append(
                 "distillation.student_filter_init is ridge, which aligns linear filters only; with "
                 "filters.filter_nonlinear set it to stage_one or random"
+            )
+        if self.task.kind in OF_TASKS["data.stride"] and 2 * self.data.stride > self.data.max_length:
+            problems.append(
+                f"data.stride is {self.data.stride}, more than half of data.max_length, which is "
+                f"{self.data.max_length}; windows would hardly move on: lower the former or raise the latter"
             )
         if self.compatibility == "official":
             problems += [

@@ -31,3 +31,17 @@ class SequenceHead(nn.Module):
             pooled_BD = (states_BLD * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1)
         outputs: Tensor = self.out(self.dropout(self.activation(self.dense(pooled_BD))))
         return outputs
+
+
+class TokenHead(nn.Module):
+    """Dropout, Linear: a vector of outputs per position."""
+
+    def __init__(self, dim: int, num_outputs: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(dim, num_outputs)
+
+    def forward(self, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:  # noqa: ARG002 - heads are called alike
+        """Return the outputs (B, L, C) for filtered states; each position is read alone."""
+        outputs: Tensor = self.out(self.dropout(states_BLD))
+        return outputs

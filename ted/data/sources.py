@@ -1,8 +1,9 @@
 """From a source to splits: files or a hub data set in, a `datasets.DatasetDict` out.
 
 A loaded split has the columns `text`, `text_pair` (pairs only), `label` (not in `unlabelled`), `row` (1-based data row
-of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them;
-target numbers are float64, or text where the source holds something else too. :mod:`ted.data.quality` judges both.
+of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them, and
+tags of words lists of it; target numbers are float64, or text where the source holds something else too.
+:mod:`ted.data.quality` judges all of them.
 """
 
 import difflib
@@ -319,7 +320,10 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
 
 
 def _tidy(table: Dataset, columns: Mapping[str, str], task: Task, source: str) -> Dataset:
-    """Return the wanted columns under our names, with row numbers; nothing but the label column is copied to memory."""
+    """Return the wanted columns under our names, with row numbers.
+
+    Only the label column, and text that the task joins from words, is copied to memory.
+    """
     _require_columns(table.column_names, columns, source)
     if len(table) == 0:
         raise DataError(f"{source}: has columns but no rows; give a table with rows")
@@ -327,7 +331,7 @@ def _tidy(table: Dataset, columns: Mapping[str, str], task: Task, source: str) -
     table = table.select_columns(list(renamed)).rename_columns(renamed)
     for name in ("text", "text_pair"):
         if name in columns:
-            table = _as_text(table, name, f"{source}: column {columns[name]!r}")
+            table = _as_text(task.read_text(table, name), name, f"{source}: column {columns[name]!r}")
     if "label" in columns:
         label = task.read_labels(table, f"{source}: column {columns['label']!r}")
         table = table.remove_columns("label").add_column("label", label)
@@ -349,7 +353,7 @@ def _as_text(table: Dataset, name: str, place: str) -> Dataset:
 
 def _one_type(parts: list[Dataset]) -> list[Dataset]:
     """Return data sets that can be joined: targets are text where any of them holds text."""
-    types = {str(part.features["label"].dtype) for part in parts if "label" in part.column_names}
+    types = {str(part.features["label"]) for part in parts if "label" in part.column_names}
     return [part.cast_column("label", Value("string")) for part in parts] if len(types) > 1 else parts
 
 

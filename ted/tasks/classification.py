@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precisi
 from torch import Tensor
 
 from ted import losses
-from ted.data.labels import read_classes
+from ted.data.labels import read_classes, sorted_names
 from ted.tasks.base import Array, Batch, FloatArray, Outputs, SequenceTask
 
 
@@ -33,8 +33,7 @@ class Classification(SequenceTask):
         """Return the declared names, or the labels of the training rows in order; numbers by value."""
         if self.settings.labels is not None:
             return self.settings.labels
-        found = set(train.unique("label")) - {None}
-        return tuple(sorted(found, key=lambda label: (int(label) if label.isdecimal() else -1, label)))
+        return sorted_names(set(train.unique("label")) - {None})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return class indices; a whole number stands for the declared class of that index, if none is called so."""

@@ -6,8 +6,9 @@ from ted.config import TaskSettings
 from ted.tasks.base import Task
 from ted.tasks.classification import Classification
 from ted.tasks.regression import Regression
+from ted.tasks.token_classification import TokenClassification
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression)}
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression, TokenClassification)}
 
 
 def get_task(settings: TaskSettings, labels: tuple[str, ...] = ()) -> Task:

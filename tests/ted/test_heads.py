@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ted.heads import SequenceHead
+from ted.heads import SequenceHead, TokenHead
 
 
 @pytest.fixture
@@ -36,3 +36,11 @@ def test_dropout_acts_in_training_only(states: torch.Tensor) -> None:
     assert not torch.equal(head(states, MASK), head(states, MASK))
     head.eval()
     assert torch.equal(head(states, MASK), head(states, MASK))
+
+
+def test_a_token_head_reads_each_position_alone(states: torch.Tensor) -> None:
+    head = TokenHead(6, 3, dropout=0.5).eval()
+    outputs = head(states, MASK)
+    assert outputs.shape == (2, 4, 3)
+    torch.testing.assert_close(outputs, states @ head.out.weight.T + head.out.bias)
+    assert not torch.equal(head.train()(states, MASK), outputs)
