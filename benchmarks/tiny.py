@@ -25,6 +25,13 @@ WORDS = (*SPECIAL, *GOOD, *BAD, *FILLING)
 LABELS = ("negative", "positive")
 NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}
 TOPICS = ("acting", "praise")
+TAGS = ("B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O")
+LABEL_TYPES = {
+    "classification": ClassLabel(names=list(LABELS)),
+    "multi_label": List(ClassLabel(names=list(TOPICS))),
+    "regression": Value("float32"),
+    "token_classification": List(ClassLabel(names=list(TAGS))),
+}
 
 
 def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
@@ -105,16 +112,15 @@ def _as_pairs(rows: Dataset) -> Dataset:
 def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
     if kind == "question_answering":
         return _questions(name, count, draw)
-    texts, labels = [], []
+    texts: list[str] = []
+    labels: list[Any] = []
     for row in range(count):
         good = row % 2
         words = draw.choices(FILLING, k=draw.randint(1, 12)) + draw.choices(GOOD if good else BAD, k=2)
         draw.shuffle(words)
         texts.append(" ".join(words))
         labels.append(_label(kind, good, words, draw))
-    types = {"classification": ClassLabel(names=list(LABELS)), "regression": Value("float32")}
-    types["multi_label"] = List(ClassLabel(names=list(TOPICS)))
-    features = {"text": Value("string"), "label": types[kind], "row": Value("int64"), "source": Value("string")}
+    features = {"text": Value("string"), "label": LABEL_TYPES[kind], "row": Value("int64"), "source": Value("string")}
     columns = {"text": texts, "label": labels, "row": list(range(1, count + 1)), "source": [name] * count}
     return Dataset.from_dict(columns, features=Features(features))
 
@@ -138,10 +144,19 @@ def _questions(name: str, count: int, draw: random.Random) -> Dataset:
     return Dataset.from_dict(columns | places, features=Features(features))
 
 
-def _label(kind: str, good: int, words: list[str], draw: random.Random) -> int | float | list[int]:
+def _label(kind: str, good: int, words: list[str], draw: random.Random) -> Any:  # noqa: ANN401 - depends on the kind
     if kind == "multi_label":
         return [topic for topic, found in enumerate(("actor" in words, bool(good))) if found]
+    if kind == "token_classification":
+        return [TAGS.index(tag) for tag in _tags(words)]
     return good if kind == "classification" else good + draw.random()
+
+
+def _tags(words: list[str]) -> list[str]:
+    """Return tags that mark neighbouring good or bad words as one entity."""
+    kinds = ["GOOD" if word in GOOD else "BAD" if word in BAD else "" for word in words]
+    pairs = zip(["", *kinds], kinds, strict=False)
+    return [f"{'I' if kind == before else 'B'}-{kind}" if kind else "O" for before, kind in pairs]
 
 
 def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:

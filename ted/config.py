@@ -17,7 +17,7 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "multi_label", "regression", "question_answering"]
+TaskKind = Literal["classification", "multi_label", "regression", "question_answering", "token_classification"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -43,11 +43,11 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, any number of them, one number, or the span of a text that answers a
-    question."""
+    """Kind of task: one label out of a set, any number of them, one number, the span of a text that answers a
+    question, or a tag per word."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
-    None takes the sorted labels of the training split. Classification and multi-label only."""
+    """Names of the classes or tags, in the order of the model's outputs; a data row with another label breaks a rule.
+    None takes the sorted labels of the training split. Classification, multi-label and token classification only."""
     threshold: PositiveFraction = 0.5
     """Probability above which a label belongs to the answer. Multi-label only."""
     max_answer_tokens: Count = 30
@@ -76,12 +76,12 @@ class DataSettings(Section):
     """Which split of a hub data set is `train`, `validation` and `test`; the splits that are not named are left out.
     None takes them by their names. Hub sources only."""
     text_column: str = "text"
-    """Column that holds the text."""
+    """Column that holds the text; for token classification, text or lists of words."""
     text_pair_column: str | None = None
     """Column that holds the second text of a pair, or the context of a question; None for single texts."""
     label_column: str = "label"
     """Column that holds the class name, class number or target number; of several labels, a list or a text; the
-    answers of a question."""
+    answers of a question; the list of a text's tags."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
     """What stands between the labels where the label column holds text, as in CSV. Multi-label only."""
     unlabelled: str | None = None
@@ -145,8 +145,8 @@ class QualitySettings(Section):
     max_characters: Count = 100_000
     """Most characters of a text."""
     min_rows_per_class: Count = 5
-    """Fewest rows of each class in each split (of each of several labels, in the training split), after exclusion;
-    fewer end the run. Classification and multi-label only."""
+    """Fewest rows of each class in each split, after exclusion; fewer end the run. Of several labels, of types of
+    entities and of tags, only the training rows are counted. Tasks with classes or tags only."""
     max_excluded_fraction: Fraction = 0.05
     """Share of a split's rows that may be excluded; more end the run."""
 
@@ -434,20 +434,21 @@ STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
-    "task.labels": frozenset({"classification", "multi_label"}),
+    "task.labels": frozenset({"classification", "multi_label", "token_classification"}),
     "task.threshold": frozenset({"multi_label"}),
     "task.max_answer_tokens": frozenset({"question_answering"}),
     "task.null_threshold": frozenset({"question_answering"}),
+    "data.text_pair_column": frozenset({"classification", "multi_label", "regression", "question_answering"}),
     "data.label_separator": frozenset({"multi_label"}),
-    "data.stride": frozenset({"question_answering"}),
+    "data.stride": frozenset({"question_answering", "token_classification"}),
     "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
-    "quality.min_rows_per_class": frozenset({"classification", "multi_label"}),
+    "quality.min_rows_per_class": frozenset({"classification", "multi_label", "token_classification"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
 
 # Kinds of task that read a long text in windows. A window must hold more new tokens than special and shared ones.
-WINDOWED: frozenset[TaskKind] = frozenset({"question_answering"})
+WINDOWED: frozenset[TaskKind] = frozenset({"question_answering", "token_classification"})
 MIN_WINDOW = 16
 
 # Settings that act on matched layers, in stage I and on what the teacher predicts.

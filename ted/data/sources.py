@@ -1,9 +1,9 @@
 """From a source to splits: files or a hub data set in, a `datasets.DatasetDict` out.
 
 A loaded split has the columns `text`, `text_pair` (pairs only), `label` (not in `unlabelled`), `row` (1-based data row
-of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them, or
-lists of it; target numbers are float64, or text where the source holds something else too. :mod:`ted.data.quality`
-judges all of them.
+of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them, and
+several labels or tags of words lists of it; target numbers are float64, or text where the source holds something else
+too. :mod:`ted.data.quality` judges all of them.
 """
 
 import difflib
@@ -340,7 +340,10 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
 
 
 def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: Task, source: str) -> Dataset:
-    """Return the wanted columns under our names, with row numbers; nothing but the label column is copied to memory."""
+    """Return the wanted columns under our names, with row numbers.
+
+    Only the label column, and text that the task joins from words, is copied to memory.
+    """
     _require_columns(table.column_names, columns, source)
     if len(table) == 0:
         raise DataError(f"{source}: has columns but no rows; give a table with rows")
@@ -348,7 +351,7 @@ def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: 
     table = table.select_columns(list(renamed)).rename_columns(renamed)
     for name in ("text", "text_pair"):
         if name in columns:
-            table = _as_text(table, name, f"{source}: column {columns[name]!r}")
+            table = _as_text(task.read_text(table, name), name, f"{source}: column {columns[name]!r}")
     if "label" in columns:
         table = split_labels(table, data.label_separator) if task.several_labels else table
         label = task.read_labels(table, f"{source}: column {columns['label']!r}")

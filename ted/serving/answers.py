@@ -12,6 +12,7 @@ from tokenizers import Encoding
 
 from ted.errors import BundleError
 from ted.serving.spans import Window, best_span
+from ted.serving.tags import NO_TAG, NO_WORD, answered_words, find_spans, mark_entities, word_bounds
 
 Text = str | tuple[str, str]
 Answer = dict[str, Any]
@@ -80,11 +81,41 @@ class SpanAnswerer:
         return {"answer": context[span.start : span.end], **span._asdict()}
 
 
+class TagAnswerer:
+    """`{"spans"}`: a `{"label", "start", "end", "text", "score"}` per entity, or per word where tags mark no entities.
+
+    `start` and `end` count characters of the text; the score of an entity is the mean over its words.
+    """
+
+    def __init__(self, task: Mapping[str, Any]) -> None:
+        self.labels: list[str] = task["labels"]
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the spans from left to right."""
+        assert isinstance(text, str)
+        words = word_bounds(text)
+        tags, scores = [NO_TAG] * len(words), np.zeros(len(words))
+        # An encoding may have been padded since.
+        tokens = [window.offsets[: len(values)] for window, values in zip(windows, logits, strict=True)]
+        for answered, values in zip(answered_words(tokens, words), logits, strict=True):
+            for token in np.flatnonzero(answered != NO_WORD):
+                word = int(answered[token])
+                tags[word] = self.labels[int(np.argmax(values[token]))]
+                scores[word] = softmax(values[token]).max()
+        spans = []
+        for label, first, end in find_spans(tags, entities=mark_entities(self.labels)):
+            place = {"start": words[first][0], "end": words[end - 1][1]}
+            score = float(scores[first:end].mean())
+            spans.append({"label": label, **place, "text": text[place["start"] : place["end"]], "score": score})
+        return {"spans": [span for span in spans if span["label"] != NO_TAG]}
+
+
 ANSWERERS: dict[str, Callable[[Mapping[str, Any]], Answerer]] = {
     "classification": ClassAnswerer,
     "multi_label": LabelsAnswerer,
     "regression": NumberAnswerer,
     "question_answering": SpanAnswerer,
+    "token_classification": TagAnswerer,
 }
 
 

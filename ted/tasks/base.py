@@ -39,7 +39,7 @@ class Task(ABC):
     """Class of transformers that has a model for the task."""
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     """Fields of the model's output that make up its logits."""
-    primary_metric: ClassVar[str]
+    primary_metric: str
     higher_is_better: ClassVar[bool] = True
     prediction_loss: ClassVar[PredictionLoss]
     """How the student's predictions are compared with the teacher's."""
@@ -53,6 +53,8 @@ class Task(ABC):
     """What a label must be, for messages."""
     kept_together: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     """Columns of text; rows that are equal in them stay in one split when splits are cut."""
+    every_split_has_all: ClassVar[bool] = True
+    """Whether validation and test need rows of each label too, not the training split alone."""
 
     def __init__(self, settings: TaskSettings, label_names: tuple[str, ...] = ()) -> None:
         self.settings = settings
@@ -64,6 +66,10 @@ class Task(ABC):
         return self.label_names
 
     # Labels: from a source to validated rows.
+
+    def read_text(self, table: Dataset, name: str) -> Dataset:
+        """Return the table of a source with text in a column where the task also takes something else for it."""
+        return table
 
     @abstractmethod
     def read_labels(self, table: Dataset, place: str) -> pa.ChunkedArray:
@@ -85,6 +91,10 @@ class Task(ABC):
             frame: columns `label`, `text` and, for pairs, `text_pair`.
             names: of the classes.
         """
+
+    def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> Any:  # noqa: ANN401 - a label of any type
+        """Return what a message shows of a label that is not one of the task's."""
+        return label
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return what a split lacks to be learnt from or measured on; nothing if it will do."""

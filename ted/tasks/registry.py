@@ -8,8 +8,9 @@ from ted.tasks.classification import Classification
 from ted.tasks.multi_label import MultiLabel
 from ted.tasks.question_answering import QuestionAnswering
 from ted.tasks.regression import Regression
+from ted.tasks.token_classification import TokenClassification
 
-KINDS: tuple[type[Task], ...] = (Classification, MultiLabel, Regression, QuestionAnswering)
+KINDS: tuple[type[Task], ...] = (Classification, MultiLabel, Regression, QuestionAnswering, TokenClassification)
 TASKS: dict[str, type[Task]] = {task.kind: task for task in KINDS}
 
 

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from benchmarks.tiny import LABELS, TOPICS, new_data, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, TAGS, TOPICS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, DistillationTraining, TaskSettings
 from ted.data.preparation import collator, training_features
 from ted.filters import TaskAwareFilters
@@ -24,6 +24,7 @@ TASKS = {
     "multi_label": get_task(TaskSettings(kind="multi_label"), TOPICS),
     "regression": get_task(TaskSettings(kind="regression")),
     "question_answering": get_task(TaskSettings(kind="question_answering")),
+    "token_classification": get_task(TaskSettings(kind="token_classification"), TAGS),
 }
 TERMS: dict[str, tuple[Term, ...]] = {
     "task": (),
@@ -37,6 +38,8 @@ CASES = [("classification", name) for name in ("task", "kl", "layers", "all")] +
     ("multi_label", "bce"),
     ("regression", "mse"),
     ("question_answering", "all"),
+    ("token_classification", "task"),
+    ("token_classification", "all"),
 ]
 
 

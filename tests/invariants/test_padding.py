@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.tiny import LABELS, TOPICS, new_data, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, TAGS, TOPICS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, collator, tokenize
 from ted.filters import TaskAwareFilters
@@ -19,9 +19,9 @@ TASKS = {
     "classification": get_task(TaskSettings(), LABELS),
     "multi_label": get_task(TaskSettings(kind="multi_label"), TOPICS),
     "question_answering": get_task(TaskSettings(kind="question_answering")),
+    "token_classification": get_task(TaskSettings(kind="token_classification"), TAGS),
 }
 KL = PredictionKL(5.0, 2.0)
-TERMS: dict[str, Term] = {"classification": KL, "multi_label": PredictionBCE(5.0, 2.0), "question_answering": KL}
 DATA = DataSettings(max_length=16, stride=4)
 ROWS = 6
 
@@ -35,7 +35,8 @@ def objective(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     student = build_student(teacher, [0, 2])
     student.train(mode=False)
     source = FilteredTeacher(FrozenModel(teacher, [1, 3]), TaskAwareFilters([1, 3], 32, 16, "linear"))
-    terms = (TERMS[request.param], LayerMSE(10.0, "mean"))
+    term: Term = PredictionBCE(5.0, 2.0) if task.kind == "multi_label" else KL
+    terms = (term, LayerMSE(10.0, "mean"))
     return DistillationObjective(student, TaskAwareFilters([0, 1], 32, 16, "linear"), source, terms, task)
 
 
@@ -57,9 +58,12 @@ def test_rows_alone_add_up_to_their_padded_batch(extra: int, objective: Distilla
     collate = collator(tokenizer, task)
     assert len(set(rows["length"][:])) > 1
     alone = [collate([row]) for row in rows]
+    batch = collate(list(rows))
     together = {
-        name: functional.pad(tensor, (0, extra)) if name in tokenizer.model_input_names else tensor
-        for name, tensor in collate(list(rows)).items()
+        name: functional.pad(tensor, (0, extra), value=-100 if name == "labels" else 0)
+        if tensor.shape == batch["input_ids"].shape
+        else tensor
+        for name, tensor in batch.items()
     }
     loss, expected = gradients(objective, alone)
     padded_loss, padded = gradients(objective, [together])

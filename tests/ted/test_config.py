@@ -152,6 +152,10 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}, "data": {"t
             "filters.student_training.warmup_step: unknown setting; did you mean filters.student_training.warmup_st",
         ),
         ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),
+        (
+            {"task": {"kind": "token_classification"}, "data": {"max_length": 100}},
+            "data.stride is 64, more than half of data.max_length, which is 100; windows would hardly move on: lower",
+        ),
     ],
 )
 def test_wrong_values_get_one_line_with_the_dotted_key(values: dict[str, Any], message: str) -> None:
@@ -174,6 +178,7 @@ FINETUNE: dict[str, Any] = {"method": "finetune"}
 REGRESSION: dict[str, Any] = {"task": {"kind": "regression"}}
 MULTI_LABEL: dict[str, Any] = {"task": {"kind": "multi_label"}}
 OFFICIAL: dict[str, Any] = {"compatibility": "official"}
+TAGS: dict[str, Any] = {"task": {"kind": "token_classification"}}
 BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax_kl", True))
 
 IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
@@ -188,6 +193,9 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ({}, "data.label_separator", ";", "task.kind is classification"),
     (MULTI_LABEL, "distillation.prediction_mse_alpha", 1.0, "task.kind is multi_label"),
     (REGRESSION, "quality.min_rows_per_class", 3, "task.kind is regression"),
+    (TAGS, "data.text_pair_column", "b", "task.kind is token_classification"),
+    (TAGS, "filters.head_pooling", "mean", "task.kind is token_classification"),
+    ({}, "data.stride", 8, "task.kind is classification"),
     (REGRESSION, "distillation.kl_alpha", 1.0, "a regression task has one output"),
     (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),
     (BATCH_KL, "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
