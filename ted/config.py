@@ -17,7 +17,15 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "multi_label", "regression", "question_answering", "token_classification"]
+TaskKind = Literal[
+    "classification",
+    "multi_label",
+    "regression",
+    "question_answering",
+    "token_classification",
+    "causal_lm",
+    "masked_lm",
+]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -44,7 +52,7 @@ class TaskSettings(Section):
 
     kind: TaskKind = "classification"
     """Kind of task: one label out of a set, any number of them, one number, the span of a text that answers a
-    question, or a tag per word."""
+    question, a tag per word, or, of a language model, the next or a masked token."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names of the classes or tags, in the order of the model's outputs; a data row with another label breaks a rule.
     None takes the sorted labels of the training split. Classification, multi-label and token classification only."""
@@ -55,6 +63,10 @@ class TaskSettings(Section):
     null_threshold: float | None = 0.0
     """Most by which the score of no answer may exceed that of the best one before the answer is empty; None always
     answers. Question answering only."""
+    mask_probability: PositiveFraction = 0.15
+    """Share of a text's tokens that a masked language model has to guess. Masked language models only."""
+    max_new_tokens: Count = 64
+    """Most tokens that a served causal language model adds to a text. Causal language models only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -264,6 +276,8 @@ class StudentSettings(Section):
     """Implementation of attention while the student trains; None takes what its class prefers."""
     dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
     """As `teacher.dropout`, for `student.model`; a student made of teacher layers has the teacher's dropout."""
+    finetune: bool = True
+    """Fine-tune the student before distillation; false starts from it as it was built or loaded."""
     training: StudentTraining = StudentTraining()
     """How the student is fine-tuned before distillation."""
 
@@ -369,7 +383,7 @@ class GateSettings(Section):
     """Rules a student must pass before it is exported and promoted; None switches a rule off."""
 
     min_teacher_share: Fraction | None = 0.9
-    """Least share of the teacher's primary metric."""
+    """Least share of the teacher's primary metric; where less is better, the teacher's share of the student's."""
     min_gain_over_start: float | None = 0.0
     """Gain in the primary metric over the student start that the student must exceed."""
     min_gain_over_control: float | None = 0.0
@@ -432,17 +446,30 @@ class ReportSettings(Section):
 LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
 STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
+# Language models make their own labels and read one text.
+LANGUAGE_MODELS: frozenset[TaskKind] = frozenset({"causal_lm", "masked_lm"})
+LABELLED: frozenset[TaskKind] = frozenset(get_args(TaskKind)) - LANGUAGE_MODELS
+
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
     "task.labels": frozenset({"classification", "multi_label", "token_classification"}),
     "task.threshold": frozenset({"multi_label"}),
     "task.max_answer_tokens": frozenset({"question_answering"}),
     "task.null_threshold": frozenset({"question_answering"}),
+    "task.mask_probability": frozenset({"masked_lm"}),
+    "task.max_new_tokens": frozenset({"causal_lm"}),
     "data.text_pair_column": frozenset({"classification", "multi_label", "regression", "question_answering"}),
+    "data.label_column": LABELLED,
     "data.label_separator": frozenset({"multi_label"}),
+    "data.unlabelled": LABELLED,
+    "data.labelled_rows": LABELLED,
     "data.stride": frozenset({"question_answering", "token_classification"}),
-    "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
+    "quality.unknown_label": LABELLED,
+    "quality.conflicting_labels": LABELLED,
     "quality.min_rows_per_class": frozenset({"classification", "multi_label", "token_classification"}),
+    "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
+    "filters.head_dropout": LABELLED,
+    "evaluation.extra_metrics": LABELLED,
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
@@ -648,6 +675,8 @@ class Settings(Section):
             idle.append(("filters.training", "filters.training.gradient_checkpointing has no layers to act on"))
         if self.student.model is None:
             idle.append(("student.dropout", "the student is made of teacher layers and has teacher.dropout"))
+        if not self.student.finetune:
+            idle.append(("student.training", "student.finetune is false"))
         return idle
 
     def _idle_by_switch(self) -> list[tuple[str, str]]:

@@ -203,11 +203,12 @@ def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, trunc
 
 def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) -> Manifest:
     task = trained.task
+    facts = task.serving() | {name: getattr(trained.tokenizer, name) for name in task.special_tokens}
     return {
         "format": FORMAT,
         "name": settings.export.name,
         "version": version,
-        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **task.serving()},
+        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **facts},
         "max_length": settings.data.max_length,
         "max_characters": settings.quality.max_characters,
         "pair": trained.pair,
@@ -225,7 +226,8 @@ def _check_served(trained: Trained, predictor: Predictor, settings: Settings) ->
     texts = trained.texts[:SERVED_TEXTS]
     rows = trained.validation.select(range(len(texts)))
     served = [logits for windows in predictor.logits(predictor.encode(texts)) for logits in windows]
-    features = tokenize(rows, trained.tokenizer, trained.task, settings.data)
+    encode = trained.task.encode_served
+    features = tokenize(rows, trained.tokenizer, trained.task, settings.data, encode=encode)
     expected = _model_logits(trained, features)
     lengths = ([len(logits) for logits in served], [len(logits) for logits in expected])
     problem, difference = f"{lengths[0]} tokens instead of {lengths[1]}", math.inf

@@ -43,7 +43,7 @@ class Predictor:
         self.tokenizer, self._padding = _load_tokenizer(bundle)
         self._questions = _question_cutter(self.tokenizer)
         self.session = create_session(str(bundle.model_path), threads)
-        self.answerer = new_answerer(bundle.manifest["task"])
+        self.answerer = new_answerer(bundle.manifest["task"], self.tokenizer)
 
     def predict(self, texts: Sequence[Text]) -> list[Answer]:
         """Return an answer per text, in the order of the texts.

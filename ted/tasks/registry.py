@@ -5,12 +5,21 @@ from datasets import ClassLabel, DatasetDict, Features, List
 from ted.config import TaskSettings
 from ted.tasks.base import Task
 from ted.tasks.classification import Classification
+from ted.tasks.language_modeling import CausalLM, MaskedLM
 from ted.tasks.multi_label import MultiLabel
 from ted.tasks.question_answering import QuestionAnswering
 from ted.tasks.regression import Regression
 from ted.tasks.token_classification import TokenClassification
 
-KINDS: tuple[type[Task], ...] = (Classification, MultiLabel, Regression, QuestionAnswering, TokenClassification)
+KINDS: tuple[type[Task], ...] = (
+    Classification,
+    MultiLabel,
+    Regression,
+    QuestionAnswering,
+    TokenClassification,
+    CausalLM,
+    MaskedLM,
+)
 TASKS: dict[str, type[Task]] = {task.kind: task for task in KINDS}
 
 

@@ -8,6 +8,7 @@ from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, processors
 from ted.serving.answers import Answer, new_answerer, softmax
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Ada", "Love", "##lace", "in", "Lon", "##don", "."]
+TOKENIZER = Tokenizer(models.WordLevel({}, unk_token="[UNK]"))  # noqa: S106 - a token of the vocabulary
 ENTITIES = ["B-LOC", "B-PER", "I-PER", "O"]
 
 
@@ -31,7 +32,7 @@ def logits_for(window: Encoding, tags: dict[str, str], labels: list[str]) -> NDA
 
 def answer(text: str, tags: dict[str, str], labels: list[str], **cut: int) -> Answer:
     windows = windows_of(text, **cut)
-    answerer = new_answerer({"kind": "token_classification", "labels": labels})
+    answerer = new_answerer({"kind": "token_classification", "labels": labels}, TOKENIZER)
     return answerer.answer(text, windows, [logits_for(window, tags, labels) for window in windows])
 
 
@@ -55,7 +56,7 @@ def test_the_score_of_an_entity_is_the_mean_over_its_words() -> None:
     window = windows_of(text)[0]
     logits = logits_for(window, {"Ada": "B-PER", "Love": "I-PER"}, ENTITIES)
     logits[window.tokens.index("Love")] *= 2
-    answerer = new_answerer({"kind": "token_classification", "labels": ENTITIES})
+    answerer = new_answerer({"kind": "token_classification", "labels": ENTITIES}, TOKENIZER)
     (span,) = answerer.answer(text, [window], [logits])["spans"]
     surer = float(softmax(np.array([4.0, 0.0, 0.0, 0.0])).max())
     assert span["score"] == pytest.approx((SCORE + surer) / 2)
@@ -81,7 +82,7 @@ def test_padding_that_came_later_changes_nothing() -> None:
     tags = {"Ada": "B-PER", "Love": "I-PER", "Lon": "B-LOC"}
     windows = windows_of(text, max_length=8, stride=4)
     logits = [logits_for(window, tags, ENTITIES) for window in windows]
-    answerer = new_answerer({"kind": "token_classification", "labels": ENTITIES})
+    answerer = new_answerer({"kind": "token_classification", "labels": ENTITIES}, TOKENIZER)
     before = answerer.answer(text, windows, logits)
     for window in windows:
         window.pad(30)
