@@ -11,9 +11,17 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from ted.config import Settings, parse_settings
+from ted.config import LANGUAGE_MODELS, Settings, parse_settings
 from ted.stages import DistillationInputs
 
 GOOD = ("good", "great", "fine", "superb", "lovely")
@@ -77,6 +85,33 @@ def write_backbone(folder: Path) -> Path:
     return write_model(folder, model, new_tokenizer())
 
 
+def new_decoder_tokenizer() -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a decoder: the same words, [SEP] as the end of a text, and no token added to a text."""
+    tokenizer = new_tokenizer()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # by transformers
+        tokenizer_object=_without_template(tokenizer.backend_tokenizer),
+        model_input_names=["input_ids", "attention_mask"],
+        pad_token=WORDS[0],
+        unk_token=WORDS[1],
+        eos_token=WORDS[3],
+    )
+
+
+def _without_template(backend: Tokenizer) -> Tokenizer:
+    backend.post_processor = processors.Sequence([])
+    return backend
+
+
+def write_decoder(folder: Path) -> Path:
+    """Write a GPT-2 of four layers, 32 wide, with its head for the next token."""
+    tokenizer = new_decoder_tokenizer()
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    config = GPT2Config(vocab_size=len(WORDS), n_embd=32, n_layer=4, n_head=2, n_positions=64, **ends)
+    model = GPT2LMHeadModel(config)
+    spread_weights(model, 0)
+    return write_model(folder, model, tokenizer)
+
+
 def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
     """Return validated rows of uneven length: train, validation and test, and unlabelled ones if asked for."""
     draw = random.Random(0)  # noqa: S311 - rows of a drill
@@ -91,6 +126,8 @@ def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
 
 
 def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
+    if kind in LANGUAGE_MODELS:
+        return _split("regression", name, count, draw).remove_columns("label")
     texts, labels = [], []
     for row in range(count):
         good = row % 2

@@ -7,7 +7,7 @@ field of :class:`Settings` that is not a section. Sections are frozen, unknown k
 
 import difflib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,7 +16,7 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "causal_lm", "masked_lm"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -39,10 +39,14 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, or one number."""
+    """Kind of task: one label out of a set, one number, or, of a language model, the next or a masked token."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
     None takes the sorted labels of the training split. Classification only."""
+    mask_probability: PositiveFraction = 0.15
+    """Share of a text's tokens that a masked language model has to guess. Masked language models only."""
+    max_new_tokens: Count = 64
+    """Most tokens that a served causal language model adds to a text. Causal language models only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -212,6 +216,8 @@ class StudentSettings(Section):
     """Hub id or local folder of a small pre-trained model; None builds the student from teacher layers."""
     layers: Annotated[tuple[LayerIndex, ...], Field(min_length=1)] | None = None
     """Layers of the pre-trained teacher that make up the student (0-based, rising); None takes every second one."""
+    finetune: bool = True
+    """Fine-tune the student before distillation; false starts from it as it was built or loaded."""
     training: StudentTraining = StudentTraining()
     """How the student is fine-tuned before distillation."""
 
@@ -253,13 +259,13 @@ class DistillationSettings(Section):
     """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
 
     kl_alpha: NonNegative = 5.0
-    """Weight of the divergence between teacher and student predictions. Classification only."""
+    """Weight of the divergence between teacher and student predictions. Not for regression."""
     prediction_mse_alpha: NonNegative = 1.0
     """Weight of the squared difference between teacher and student predictions. Regression only."""
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Softmax temperature of the prediction loss. Classification only."""
+    """Softmax temperature of the prediction loss. Not for regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -307,7 +313,7 @@ class GateSettings(Section):
     """Rules a student must pass before it is exported and promoted; None switches a rule off."""
 
     min_teacher_share: Fraction | None = 0.9
-    """Least share of the teacher's primary metric."""
+    """Least share of the teacher's primary metric; where less is better, the teacher's share of the student's."""
     min_gain_over_start: float | None = 0.0
     """Gain in the primary metric over the student start that the student must exceed."""
     min_gain_over_control: float | None = 0.0
@@ -370,9 +376,24 @@ class ReportSettings(Section):
 LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
 STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
+# Language models make their own labels and read one text.
+LANGUAGE_MODELS: frozenset[TaskKind] = frozenset({"causal_lm", "masked_lm"})
+LABELLED: frozenset[TaskKind] = frozenset(get_args(TaskKind)) - LANGUAGE_MODELS
+
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
     "task.labels": frozenset({"classification"}),
+    "task.mask_probability": frozenset({"masked_lm"}),
+    "task.max_new_tokens": frozenset({"causal_lm"}),
+    "data.text_pair_column": LABELLED,
+    "data.label_column": LABELLED,
+    "data.unlabelled": LABELLED,
+    "data.labelled_rows": LABELLED,
+    "quality.unknown_label": LABELLED,
+    "quality.conflicting_labels": LABELLED,
+    "filters.head_pooling": LABELLED,
+    "filters.head_dropout": LABELLED,
+    "evaluation.extra_metrics": LABELLED,
     "quality.min_rows_per_class": frozenset({"classification"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
@@ -513,6 +534,8 @@ class Settings(Section):
         idle: list[tuple[str, str]] = []
         if not self.teacher.finetune:
             idle.append(("teacher.training", "teacher.finetune is false"))
+        if not self.student.finetune:
+            idle.append(("student.training", "student.finetune is false"))
         if self.distillation.teacher_cache != "auto":
             idle.append(("distillation.teacher_cache_mib", "distillation.teacher_cache is not auto"))
         if not self.distillation.mask_padding or self.compatibility == "official":

@@ -1,11 +1,12 @@
 """Heads that read the task off one layer's filtered states in stage I.
 
-Letters in names: B rows, C outputs, L positions, D features.
+Letters in names: B rows, C outputs, L positions, D features, V tokens of the vocabulary.
 """
 
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class SequenceHead(nn.Module):
@@ -31,3 +32,36 @@ class SequenceHead(nn.Module):
             pooled_BD = (states_BLD * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1)
         outputs: Tensor = self.out(self.dropout(self.activation(self.dense(pooled_BD))))
         return outputs
+
+
+class OutputEmbedding(nn.Module):
+    """A language model's own output embedding, frozen: it shares the model's storage and is in no state dict."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        bias = getattr(layer, "bias", None)
+        self.register_buffer("weight", layer.get_parameter("weight").detach(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+
+    def forward(self, states_BLD: Tensor) -> Tensor:
+        """Return the logits (B, L, V) of states."""
+        return functional.linear(states_BLD, self.weight, self.bias)
+
+
+class VocabularyHead(nn.Module):
+    """Filtered states through an output embedding that heads share; of another width, through a Linear before it."""
+
+    def __init__(self, dim: int, shared: OutputEmbedding) -> None:
+        super().__init__()
+        width = shared.weight.shape[1]
+        self.widen = nn.Identity() if dim == width else nn.Linear(dim, width)
+        self.shared = shared
+
+    def forward(self, states_BLF: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return the logits (B, L, V) of filtered states; the attention mask plays no part."""
+        del mask_BL
+        logits_BLV: Tensor = self.shared(self.widen(states_BLF))
+        return logits_BLV

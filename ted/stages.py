@@ -92,6 +92,8 @@ def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
 def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
     """Build or load the student, fine-tune it on the labelled rows and write it: the start of every method.
 
+    Without `student.finetune` it is written as it was built or loaded.
+
     Raises:
         ModelError: the student cannot be built, or does not share the teacher's tokenizer.
         NonFiniteError: training diverged.
@@ -107,7 +109,11 @@ def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
         check_length(load_config(source), settings.data.max_length, settings.student.model)
         loaded = load_pretrained(source, stage.task)
         check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
-    return _finetune("student start", settings, settings.student.training, stage, loaded, out)
+    if settings.student.finetune:
+        return _finetune("student start", settings, settings.student.training, stage, loaded, out)
+    metrics = dict(UNTRAINED)
+    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
+    return metrics
 
 
 def train_control(settings: Settings, data: Path, student: Path, out: Path) -> Metrics:
@@ -161,12 +167,13 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     rows, _ = training_features(stage.dataset, student.tokenizer, stage.task, settings.data)
     sides = Sides.load(settings, student.model, inputs.teacher_filters, inputs.student_filters)
     source: OutputSource | None = None
+    passes = forward_batches(rows, collate, stage.task.forward_rows)
     if METHODS[settings.method].uses_teacher:
         frozen = FrozenModel(teacher.model, sides.teacher_layers)
-        source = teacher_outputs(settings, stage.task, inputs.teacher, frozen, rows, forward_batches(rows, collate))
-    start_rows = _first(rows, collate, settings.distillation.alignment_rows)
+        source = teacher_outputs(settings, stage.task, inputs.teacher, frozen, rows, passes)
+    start_rows = _first(stage.task, rows, collate, settings.distillation.alignment_rows)
     objective = sides.objective(settings, stage.task, source, start_rows)
-    probe = _first(rows, collate, MATCH_ROWS)
+    probe = _first(stage.task, rows, collate, min(MATCH_ROWS, settings.distillation.alignment_rows))
     before = layer_errors(objective, probe)
     folders = ("teacher", "teacher_filters", "student", "student_filters")
     origin = {name: _weights_digest(getattr(inputs, name)) for name in folders}
@@ -205,9 +212,10 @@ def _finetune(
     name: str, settings: Settings, training: TrainingSettings, stage: StageData, loaded: LoadedModel, out: Path
 ) -> Metrics:
     """Train a whole model on the labelled rows and write it."""
-    rows = tokenize(stage.dataset["train"], loaded.tokenizer, stage.task, settings.data)
+    train_rows, task = stage.dataset["train"], stage.task
+    rows = tokenize(train_rows, loaded.tokenizer, task, settings.data, encode=task.encode_training)
     run = _training_run(name, settings, training, stage, {"start": _state_digest(loaded.model)})
-    metrics = train(run, TaskObjective(loaded.model, stage.task), rows, collator(loaded.tokenizer, stage.task))
+    metrics = train(run, TaskObjective(loaded.model, task), rows, collator(loaded.tokenizer, task))
     _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
     remove_folder(run.checkpoints)
     return metrics
@@ -217,14 +225,15 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
     """Run stage I for one side, in place."""
     loaded = load_trained(folder)
     options = settings.filters
-    heads = nn.ModuleList(stage.task.filter_head(filters.output_dim, options, loaded.model) for _ in filters.layers)
+    heads = stage.task.filter_heads(len(filters.layers), filters.output_dim, options, loaded.model)
     initialise(heads, options.init_std, torch.Generator().manual_seed(settings.seed))
     frozen = FrozenModel(loaded.model, filters.layers, dropout=options.backbone_dropout)
     collate = collator(loaded.tokenizer, stage.task)
     rows, num_labelled = training_features(stage.dataset, loaded.tokenizer, stage.task, settings.data)
     source: OutputSource = frozen
     if side == "teacher" and not options.backbone_dropout:
-        source = teacher_outputs(settings, stage.task, folder, frozen, rows, forward_batches(rows, collate))
+        passes = forward_batches(rows, collate, stage.task.forward_rows)
+        source = teacher_outputs(settings, stage.task, folder, frozen, rows, passes)
     labelled = rows.select(range(num_labelled))
     objective = FilterObjective(filters, heads, source, stage.task)
     objective.mask_padding = settings.distillation.mask_padding
@@ -243,7 +252,8 @@ def _probe(settings: Settings, stage: StageData, loaded: LoadedModel, objective:
     objective.backbone = FrozenModel(loaded.model, objective.filters.layers)
     objective.eval()
     collected = [Collector(stage.task, features, rows) for _ in objective.filters.layers]
-    for batch in to_device(forward_batches(features, collator(loaded.tokenizer, stage.task))):
+    batches = forward_batches(features, collator(loaded.tokenizer, stage.task), stage.task.forward_rows)
+    for batch in to_device(batches):
         for collector, logits in zip(collected, objective.head_logits(batch), strict=True):
             collector.add(logits, batch)
     references_N = stage.task.references(rows)
@@ -269,8 +279,8 @@ def _training_run(
     return TrainingRun(name, training, settings.seed, folder, settings.data.group_by_length)
 
 
-def _first(rows: Dataset, collate: Collator, count: int) -> Iterable[Batch]:
-    return forward_batches(rows.select(range(min(count, len(rows)))), collate)
+def _first(task: Task, rows: Dataset, collate: Collator, count: int) -> Iterable[Batch]:
+    return forward_batches(rows.select(range(min(count, len(rows)))), collate, task.forward_rows)
 
 
 def _state_digest(model: nn.Module) -> str:

@@ -40,8 +40,6 @@ RUN_RECORD: Final = "run_record.json"
 TRITON_CONFIG: Final = "config.pbtxt"
 # Of which model the figures of the evaluation are.
 TRAINED: Final = "trained student, float32"
-# Texts whose answers are compared from end to end, through the stored tokenizer.
-SERVED_TEXTS: Final = 64
 EXAMPLE_SHAPE: Final = (3, 8)
 TRITON_MAX_BATCH: Final = 64
 
@@ -224,12 +222,14 @@ def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, trunc
 
 def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) -> Manifest:
     task = trained.task
-    facts = generation_facts(trained.model, trained.tokenizer) if trained.causal else {}
+    facts = task.serving() | {name: getattr(trained.tokenizer, name) for name in task.special_tokens}
+    if trained.causal:
+        facts |= generation_facts(trained.model, trained.tokenizer)
     return {
         "format": FORMAT,
         "name": settings.export.name,
         "version": version,
-        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **task.serving(), **facts},
+        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **facts},
         "max_length": settings.data.max_length,
         "max_characters": settings.quality.max_characters,
         "pair": trained.pair,
@@ -245,10 +245,12 @@ def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) 
 
 def _check_served(trained: Trained, predictor: ServedModel, settings: Settings) -> dict[str, Any]:
     """Compare answers to raw text, through the stored tokenizer, with the trained model behind its own tokenizer."""
-    texts = trained.texts[:SERVED_TEXTS]
+    # The logits of so many fit into memory.
+    texts = trained.texts[: trained.task.forward_rows]
     rows = trained.validation.select(range(len(texts)))
     served = [logits for windows in predictor.logits(predictor.encode(texts)) for logits in windows]
-    features = tokenize(rows, trained.tokenizer, trained.task, settings.data)
+    encode = trained.task.encode_served
+    features = tokenize(rows, trained.tokenizer, trained.task, settings.data, encode=encode)
     expected = _model_logits(trained, features)
     lengths = ([len(logits) for logits in served], [len(logits) for logits in expected])
     problem, difference = f"{lengths[0]} tokens instead of {lengths[1]}", math.inf
@@ -268,7 +270,7 @@ def _check_served(trained: Trained, predictor: ServedModel, settings: Settings) 
 def _model_logits(trained: Trained, features: Dataset) -> list[NDArray[np.floating]]:
     """Return the trained model's logits of each feature: (C), or (L, C) of its real tokens."""
     found: dict[int, NDArray[np.floating]] = {}
-    for batch in forward_batches(features, collator(trained.tokenizer, trained.task)):
+    for batch in forward_batches(features, collator(trained.tokenizer, trained.task), trained.task.forward_rows):
         logits = run_model(trained.model, batch, ()).logits.numpy()
         lengths = batch["attention_mask"].sum(1).tolist()
         for place, length, row in zip(batch["index"].tolist(), lengths, logits, strict=True):
@@ -284,7 +286,8 @@ def _measured(trained: Trained, split: Dataset, predictor: ServedModel, settings
         feeds = {name: batch[name].numpy() for name in predictor.bundle.manifest["inputs"] if name in batch}
         return torch.from_numpy(logits_of(predictor.run(feeds)))
 
-    batches = forward_batches(features, collator(trained.tokenizer, trained.task), predictor.rows_per_run)
+    rows_per_run = min(predictor.rows_per_run, trained.task.forward_rows)
+    batches = forward_batches(features, collator(trained.tokenizer, trained.task), rows_per_run)
     return outputs_of(run, trained.task, split, features, batches)[0]
 
 

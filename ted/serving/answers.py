@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
+from tokenizers import Encoding, Tokenizer
 
 from ted.errors import BundleError
 
@@ -50,19 +50,39 @@ class NumberAnswerer:
         return {"value": float(logits[0][0])}
 
 
+class MaskAnswerer:
+    """`{"tokens"}`: a `{"token", "probability"}` for each mask of the text."""
+
+    def __init__(self, task: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+        self.mask: str = task["mask_token"]
+        self.tokenizer = tokenizer
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the likeliest token for each mask."""
+        masks = [place for place, token in enumerate(windows[0].tokens) if token == self.mask]
+        tokens = []
+        for place in masks:
+            likeliest = int(np.argmax(logits[0][place]))
+            probability = float(softmax(logits[0][place])[likeliest])
+            tokens.append({"token": self.tokenizer.id_to_token(likeliest), "probability": probability})
+        return {"tokens": tokens}
+
+
 ANSWERERS: dict[str, Callable[[Mapping[str, Any]], Answerer]] = {
     "classification": ClassAnswerer,
     "regression": NumberAnswerer,
 }
 
 
-def new_answerer(task: Mapping[str, Any]) -> Answerer:
+def new_answerer(task: Mapping[str, Any], tokenizer: Tokenizer) -> Answerer:
     """Return what answers for the task of a bundle.
 
     Raises:
         BundleError: the kind of task is unknown.
     """
     kind = task.get("kind")
+    if kind == "masked_lm":
+        return MaskAnswerer(task, tokenizer)
     if kind not in ANSWERERS:
         raise BundleError(f"the bundle is for the task {kind!r}; this version answers {', '.join(ANSWERERS)}")
     return ANSWERERS[kind](task)

@@ -103,7 +103,7 @@ class Predictor(ServedModel):
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         super().__init__(bundle, threads)
-        self.answerer = new_answerer(bundle.manifest["task"])
+        self.answerer = new_answerer(bundle.manifest["task"], self.tokenizer)
 
     def predict(self, texts: Sequence[Text]) -> list[Answer]:
         """Return an answer per text, in the order of the texts.

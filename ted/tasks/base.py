@@ -47,6 +47,10 @@ class Task(ABC):
     """Whether rows carry a label; a language model makes its own."""
     whole_label: ClassVar[str] = "a finite number"
     """What a label must be, for messages."""
+    forward_rows: ClassVar[int] = 64
+    """Features of a pass without gradients; fewer where the logits of one are large."""
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the tokenizer that serving has to know beside :meth:`serving`, such as `eos_token`."""
 
     def __init__(self, settings: TaskSettings, label_names: tuple[str, ...] = ()) -> None:
         self.settings = settings
@@ -106,6 +110,16 @@ class Task(ABC):
             data: gives the lengths.
         """
 
+    def encode_training(
+        self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings
+    ) -> Columns:
+        """Return features of some rows to train on, where they are others than those of :meth:`encode`."""
+        return self.encode(rows, tokenizer, data)
+
+    def encode_served(self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings) -> Columns:
+        """Return features of some rows as serving makes them of raw text, where they are others than :meth:`encode`."""
+        return self.encode(rows, tokenizer, data)
+
     def truncation(self, data: DataSettings) -> dict[str, Any]:
         """Return how the stored tokenizer cuts beside the length: stride and strategy of windows."""
         return {}
@@ -152,6 +166,10 @@ class Task(ABC):
             filters: gives pooling and dropout.
             model: the frozen model.
         """
+
+    def filter_heads(self, count: int, dim: int, filters: FilterSettings, model: PreTrainedModel) -> nn.ModuleList:
+        """Return a fresh stage-I head for each of so many filters."""
+        return nn.ModuleList(self.filter_head(dim, filters, model) for _ in range(count))
 
     # Answers and metrics.
 

@@ -131,6 +131,8 @@ RANDOM: dict[str, Any] = {"method": "random_filter"}
 FINETUNE: dict[str, Any] = {"method": "finetune"}
 REGRESSION: dict[str, Any] = {"task": {"kind": "regression"}}
 OFFICIAL: dict[str, Any] = {"compatibility": "official"}
+CAUSAL: dict[str, Any] = {"task": {"kind": "causal_lm"}}
+MASKED: dict[str, Any] = {"task": {"kind": "masked_lm"}}
 BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax_kl", True))
 
 IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
@@ -170,7 +172,22 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ]],
     (merged(FINETUNE, REGRESSION), "distillation.prediction_mse_alpha", 1.0, "method finetune does not use it"),
     (merged(FINETUNE, REGRESSION), "distillation.batch_softmax_kl", True, "method finetune does not use it"),
+    *[(kind, key, value, f"task.kind is {kind['task']['kind']}") for kind in (CAUSAL, MASKED) for key, value in [
+        ("data.label_column", "label"),
+        ("data.text_pair_column", "second"),
+        ("data.unlabelled", "more.csv"),
+        ("data.labelled_rows", 5),
+        ("quality.unknown_label", "stop"),
+        ("quality.conflicting_labels", "stop"),
+        ("quality.min_rows_per_class", 1),
+        ("filters.head_pooling", "mean"),
+        ("filters.head_dropout", 0.2),
+        ("evaluation.extra_metrics", ["bleu"]),
+    ]],
+    (CAUSAL, "task.mask_probability", 0.3, "task.kind is causal_lm"),
+    (MASKED, "task.max_new_tokens", 3, "task.kind is masked_lm"),
     (nested("teacher.finetune", False), "teacher.training.max_steps", 5, "teacher.finetune is false"),
+    (nested("student.finetune", False), "student.training.max_steps", 5, "student.finetune is false"),
     (nested("distillation.teacher_cache", "on"), "distillation.teacher_cache_mib", 5, "teacher_cache is not auto"),
     (nested("distillation.mask_padding", False), "distillation.teacher_cache", "on", "padded positions enter"),
     (OFFICIAL, "distillation.teacher_cache", "on", "padded positions enter the layer loss"),
@@ -211,6 +228,8 @@ def test_settings_that_act_are_taken() -> None:
     assert parse_settings(merged(RANDOM, nested("filters.filter_output_dim", 8))).filters.filter_output_dim == 8
     rules = nested("gates.min_gain_over_control", None) | nested("evaluation.control", False)
     assert parse_settings(rules).gates.min_gain_over_control is None
+    for kind in (CAUSAL, MASKED):
+        assert parse_settings(merged(kind, nested("distillation.kl_alpha", 2.0))).distillation.kl_alpha == 2.0
     assert parse_settings(nested("distillation.ridge_penalty", 0.1)).distillation.ridge_penalty == 0.1
 
 

@@ -24,7 +24,7 @@ from benchmarks.tiny import (
     write_model,
 )
 from ted import stages
-from ted.config import DistillationTraining, Settings
+from ted.config import DistillationTraining, Settings, StudentSettings
 from ted.errors import ModelError, NonFiniteError
 from ted.files import read_json, sha256_file
 from ted.filters import TaskAwareFilters
@@ -108,6 +108,16 @@ class TestTeacherAndStart:
         theirs = load_file(classification / "backbone" / "model.safetensors")
         name = "encoder.layer.{}.attention.self.query.weight"
         torch.testing.assert_close(ours["bert." + name.format(1)], theirs[name.format(3)])
+
+    def test_a_student_may_be_taken_as_it_is_built(self, classification: Path, tmp_path: Path) -> None:
+        student = StudentSettings(finetune=False, layers=(1, 3))
+        settings = new_settings(classification).model_copy(update={"student": student})
+        metrics = stages.prepare_student(settings, classification / "data", tmp_path / "start")
+        assert (metrics["steps"], metrics["log_history"]) == (0, [])
+        ours = load_file(tmp_path / "start" / "model.safetensors")
+        theirs = load_file(classification / "backbone" / "model.safetensors")
+        name = "encoder.layer.{}.attention.self.query.weight"
+        assert torch.equal(ours["bert." + name.format(1)], theirs[name.format(3)])
 
     def test_a_teacher_may_be_taken_as_it_is(self, classification: Path, tmp_path: Path) -> None:
         model = str(classification / "teacher")
