@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import datasets
 import pytest
@@ -14,6 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from pipelines.configuration import read_configuration
+from pipelines.ted_pipeline import ted_pipeline
 from ted.cli import app
 from ted.config import TaskKind, parse_settings
 from ted.data.sources import load_dataset
@@ -206,6 +208,23 @@ def test_the_rest_is_what_the_published_code_does(name: str) -> None:
     for training in (settings.teacher.training, settings.student.training, *stage_one, settings.distillation.training):
         assert (training.max_grad_norm, training.weight_decay, training.lr_scheduler_type) == (0.0, 0.0, "linear")
         assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.999, 1e-8)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_the_pipeline_hands_on_what_each_side_of_stage_one_is_trained_with(name: str) -> None:
+    settings = read_configuration(FOLDER / f"{name}.yaml", lambda _: ())
+    pipeline = ted_pipeline.copy()
+    pipeline.prepare(**settings.model_dump(mode="json"))
+    sides = {"learn_teacher_filters": "filters.training", "learn_student_filters": "filters.student_training"}
+    for step, block in sides.items():
+        side: Literal["teacher", "student"] = "teacher" if block == "filters.training" else "student"
+        training = pipeline.invocations[step].parameters["settings"].filters.training_of(side)
+        wanted = {
+            key.removeprefix(f"{block}."): value for key, value in expected(name).items() if key.startswith(block)
+        }
+        assert wanted
+        assert {key: getattr(training, key) for key in wanted} == wanted
+        assert training.max_grad_norm == 0.0
 
 
 def test_each_task_has_a_name_of_its_own() -> None:
