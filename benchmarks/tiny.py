@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -22,6 +22,7 @@ FILLING = ("the", "film", "a", "movie", "plot", "is", "was", "with", "and", "of"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (*SPECIAL, *GOOD, *BAD, *FILLING)
 LABELS = ("negative", "positive")
+NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}
 
 
 def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
@@ -91,6 +92,8 @@ def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
 
 
 def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
+    if kind == "question_answering":
+        return _questions(name, count, draw)
     texts, labels = [], []
     for row in range(count):
         good = row % 2
@@ -102,6 +105,25 @@ def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
     features = {"text": Value("string"), "label": label, "row": Value("int64"), "source": Value("string")}
     columns = {"text": texts, "label": labels, "row": list(range(1, count + 1)), "source": [name] * count}
     return Dataset.from_dict(columns, features=Features(features))
+
+
+def _questions(name: str, count: int, draw: random.Random) -> Dataset:
+    """Return questions for the good or the bad word of a context of up to two windows; every sixth has no answer."""
+    columns: dict[str, list[Any]] = {"text": [], "text_pair": [], "label": []}
+    for row in range(count):
+        wanted, other = (GOOD, BAD) if row % 2 else (BAD, GOOD)
+        answer = draw.choice(wanted) if row % 6 else None
+        words = [*draw.choices(FILLING, k=draw.randint(4, 14)), draw.choice(other), *([answer] if answer else [])]
+        draw.shuffle(words)
+        place = len(" ".join([*words[: words.index(answer)], ""])) if answer else None
+        columns["text"].append(f"{draw.choice(FILLING)} {wanted[0]}")
+        columns["text_pair"].append(" ".join(words))
+        columns["label"].append({"text": [answer] * 2, "answer_start": [place] * 2} if answer else NO_ANSWERS)
+    label = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+    features = {"text": Value("string"), "text_pair": Value("string"), "label": label}
+    features |= {"row": Value("int64"), "source": Value("string")}
+    places = {"row": list(range(1, count + 1)), "source": [name] * count}
+    return Dataset.from_dict(columns | places, features=Features(features))
 
 
 def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:
@@ -121,6 +143,9 @@ def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:
     }
     if changes.get("method", "ted") == "ted":
         values["filters"] = {"training": training}
+    task = changes.get("task", {})
+    if isinstance(task, dict) and task.get("kind") == "question_answering":
+        values["data"] |= {"text_pair_column": "text_pair", "stride": 4}
     for section, change in changes.items():
         values[section] = values.get(section, {}) | change if isinstance(change, dict) else change
     return parse_settings(values).resolved()

@@ -70,7 +70,7 @@ def show(results: Results) -> None:
         table.add_row(
             name.replace("_", " "),
             f"{model['primary']:.4f}",
-            f"{model['agreement']:.4f}",
+            "" if model["agreement"] is None else f"{model['agreement']:.4f}",
             f"{model['parameters'] / 1e6:.2f}",
             f"{model['size_bytes'] / MEBIBYTE:.1f}",
             *(f"{model['latency_ms'][size]:.1f}" for size in batches),

@@ -10,17 +10,18 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ted.errors import SettingsError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "question_answering"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
 SplitName = Literal["train", "validation", "test"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -42,10 +43,15 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, or one number."""
+    """Kind of task: one label out of a set, one number, or the span of a text that answers a question."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
     None takes the sorted labels of the training split. Classification only."""
+    max_answer_tokens: Count = 30
+    """Tokens of the longest answer that is given. Question answering only."""
+    null_threshold: float | None = 0.0
+    """Most by which the score of no answer may exceed that of the best one before the answer is empty; None always
+    answers. Question answering only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -69,9 +75,9 @@ class DataSettings(Section):
     text_column: str = "text"
     """Column that holds the text."""
     text_pair_column: str | None = None
-    """Column that holds the second text of a pair; None for single texts."""
+    """Column that holds the second text of a pair, or the context of a question; None for single texts."""
     label_column: str = "label"
-    """Column that holds the class name, class number or target number."""
+    """Column that holds the class name, class number, target number or the answers."""
     unlabelled: str | None = None
     """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
@@ -83,7 +89,9 @@ class DataSettings(Section):
     test_fraction: PositiveFraction = 0.1
     """Share of the rows cut off as test split where the source has none."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Tokens a text is cut to, special tokens included."""
+    """Tokens a text is cut to, special tokens included; where long texts have windows, the tokens of a window."""
+    stride: Annotated[int, Field(ge=0)] = 64
+    """Tokens that neighbouring windows of a long text share."""
     group_by_length: bool = True
     """Batch training texts of similar length together."""
 
@@ -118,7 +126,8 @@ class QualitySettings(Section):
     text_length: Policy = "exclude"
     """Policy for rows whose text is shorter or longer than the bounds below."""
     unknown_label: Policy = "stop"
-    """Policy for rows whose label is outside the declared classes, or is not a finite number."""
+    """Policy for rows whose label is outside the declared classes, is not a finite number, or names an answer that does
+    not stand where it says."""
     duplicates: Policy = "exclude"
     """Policy for rows that repeat text and label of an earlier row of the split; the first row stays."""
     conflicting_labels: Policy = "exclude"
@@ -172,6 +181,8 @@ class TrainingSettings(Section):
     """Updates between checkpoints; a killed run goes on from the last one."""
     bf16: bool = False
     """Compute in bfloat16 where autocast allows."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again for the gradient: less memory, more time."""
 
 
 class TeacherTraining(TrainingSettings):
@@ -219,6 +230,10 @@ class TeacherSettings(Section):
     """Commit or tag of a hub model; None takes the newest. Hub models only."""
     finetune: bool = True
     """Fine-tune the model on the labelled rows; false takes it as it is."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention while the teacher trains and teaches; None takes what its class prefers."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights of the frozen teacher in stages I and II; fine-tuning and evaluation use float32."""
     dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
     """Dropout by its name in the model's configuration, such as `hidden_dropout_prob`; what is not named stays."""
     training: TeacherTraining = TeacherTraining()
@@ -232,15 +247,24 @@ class StudentSettings(Section):
     """Hub id or local folder of a small pre-trained model; None builds the student from teacher layers."""
     layers: Annotated[tuple[LayerIndex, ...], Field(min_length=1)] | None = None
     """Layers of the pre-trained teacher that make up the student (0-based, rising); None takes every second one."""
+    num_layers: Count | None = None
+    """Number of teacher layers that make up the student, instead of their names in `layers`."""
+    layer_choice: Literal["evenly", "first", "last"] = "evenly"
+    """Which `num_layers` layers are taken: spread evenly from the first on, the first or the last ones."""
+    config: Annotated[dict[str, JsonValue], Field(min_length=1)] | None = None
+    """Values of the teacher's configuration to change; the student then starts with random weights from the seed."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention while the student trains; None takes what its class prefers."""
     dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
-    """As `teacher.dropout`, for `student.model`; a student made of teacher layers has the teacher's dropout."""
+    """As `teacher.dropout`, for `student.model`; a student made from the teacher has the teacher's dropout."""
     training: StudentTraining = StudentTraining()
     """How the student is fine-tuned before distillation."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.model is not None and self.layers is not None:
-            raise ValueError("student.layers cannot act beside student.model; remove one of the two")
+        origins = [name for name in ("model", "config", "layers", "num_layers") if getattr(self, name) is not None]
+        if len(origins) > 1:
+            raise ValueError(f"student.{origins[1]} cannot act beside student.{origins[0]}; remove one of the two")
         if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"student.layers must rise without repeats, not {list(self.layers)}")
         return self
@@ -257,10 +281,13 @@ class FilterSettings(Section):
     """Match the last of every so many student layers."""
     layer_pairs: Annotated[tuple[tuple[LayerIndex, LayerIndex], ...], Field(min_length=1)] | None = None
     """Pairs (student layer, teacher layer), 0-based; None derives them from `filter_interval` and `layer_map`."""
-    layer_map: Literal["last_of_group", "first_then_last"] = "last_of_group"
-    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule."""
-    head_pooling: Literal["mean", "first_token"] = "mean"
-    """How a stage-I head reads a sequence of filtered states."""
+    layer_map: Literal["last_of_group", "first_then_last", "all_to_one"] = "last_of_group"
+    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule, and
+    `all_to_one` matches every one of these student layers to the teacher's last layer."""
+    match_embeddings: bool = False
+    """Also match the two models' embeddings, as a pair before all others."""
+    head_pooling: Literal["mean", "first_token", "last_token"] = "mean"
+    """How a stage-I head reads a sequence of filtered states; to a causal model's first token no other is known."""
     backbone_dropout: bool = False
     """Leave the frozen backbone's dropout on during stage I."""
     head_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -281,13 +308,13 @@ class DistillationSettings(Section):
     """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
 
     kl_alpha: NonNegative = 5.0
-    """Weight of the divergence between teacher and student predictions. Classification only."""
+    """Weight of the divergence between teacher and student predictions. Not for regression."""
     prediction_mse_alpha: NonNegative = 1.0
     """Weight of the squared difference between teacher and student predictions. Regression only."""
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Softmax temperature of the prediction loss. Classification only."""
+    """Softmax temperature of the prediction loss. Not for regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -401,10 +428,18 @@ STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
     "task.labels": frozenset({"classification"}),
+    "task.max_answer_tokens": frozenset({"question_answering"}),
+    "task.null_threshold": frozenset({"question_answering"}),
+    "data.stride": frozenset({"question_answering"}),
+    "filters.head_pooling": frozenset({"classification", "regression"}),
     "quality.min_rows_per_class": frozenset({"classification"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
+
+# Kinds of task that read a long text in windows. A window must hold more new tokens than special and shared ones.
+WINDOWED: frozenset[TaskKind] = frozenset({"question_answering"})
+MIN_WINDOW = 16
 
 # Settings that act on matched layers, in stage I and on what the teacher predicts.
 OF_LAYERS = (
@@ -443,6 +478,7 @@ OFFICIAL_VALUES: dict[str, Any] = {
     "filters.backbone_dropout": True,
     "filters.init_std": 0.02,
     "filters.layer_map": "last_of_group",
+    "filters.match_embeddings": False,
     "distillation.temperature": 2.0,
     "distillation.layer_loss_units": "raw",
     "distillation.layer_reduction": "mean",
@@ -497,12 +533,18 @@ class Settings(Section):
         Raises:
             SettingsError: a line per problem with the dotted key.
         """
-        problems = [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
+        problems = [*self._window_problems()]
+        if self.task.kind == "question_answering" and self.data.text_pair_column is None:
+            problems.append(
+                "data.text_pair_column is missing: with task.kind question_answering it names the column of the context"
+            )
+        problems += [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
         if self.filters.filter_nonlinear and self.resolved().distillation.student_filter_init == "ridge":
             problems.append(
                 "distillation.student_filter_init is ridge, which aligns linear filters only; with "
                 "filters.filter_nonlinear set it to stage_one or random"
             )
+        problems += self._without_half_precision()
         if self.compatibility == "official":
             problems += [
                 f"{key} must be {value!r} with compatibility: official, not {self._value(key)!r}; remove one of the two"
@@ -511,6 +553,35 @@ class Settings(Section):
             ]
         if problems:
             raise SettingsError("\n".join(problems))
+
+    def _without_half_precision(self) -> list[str]:
+        """Return a line per setting that has a model compute in float32 with an attention that does not."""
+        needed: dict[str, bool] = {}
+        if self.teacher.attn_implementation == "flash_attention_2":
+            needed["teacher.dtype: bfloat16"] = self.teacher.dtype == "bfloat16" or self.method == "finetune"
+            needed["teacher.training.bf16: true"] = self.teacher.training.bf16 or not self.teacher.finetune
+        if self.student.attn_implementation == "flash_attention_2":
+            for name in ("student", "distillation"):
+                needed[f"{name}.training.bf16: true"] = getattr(self, name).training.bf16
+        return [
+            f"{key.partition('.')[0].replace('distillation', 'student')}.attn_implementation is flash_attention_2, "
+            f"which computes in bfloat16 only; set {key}, or take sdpa"
+            for key, met in needed.items()
+            if not met
+        ]
+
+    def _window_problems(self) -> list[str]:
+        length, stride = self.data.max_length, self.data.stride
+        if self.task.kind not in WINDOWED:
+            return []
+        if length < MIN_WINDOW:
+            return [f"data.max_length is {length}, but windows need {MIN_WINDOW} tokens; raise it"]
+        if 2 * stride > length:
+            return [
+                f"data.stride is {stride}, more than half of data.max_length ({length}): windows would hardly move on; "
+                f"lower it to at most {length // 2} or raise data.max_length"
+            ]
+        return []
 
     def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
         return functools.reduce(getattr, key.split("."), self)
@@ -548,7 +619,7 @@ class Settings(Section):
             keys += ["filters.filter_output_dim"]
         if self.method == "finetune":
             keys += [f"distillation.{name}" for name in OF_PREDICTIONS]
-            keys += ["data.unlabelled"]
+            keys += ["data.unlabelled", "teacher.dtype"]
         return [(key, reason) for key in keys]
 
     def _idle_by_data(self) -> list[tuple[str, str]]:
@@ -559,8 +630,14 @@ class Settings(Section):
         idle: list[tuple[str, str]] = []
         if not self.teacher.finetune:
             idle.append(("teacher.training", "teacher.finetune is false"))
+            if self.method == "finetune":
+                idle.append(("teacher.attn_implementation", "the teacher neither trains nor teaches"))
+        if self.student.num_layers is None:
+            idle.append(("student.layer_choice", "student.num_layers is not given"))
+        stage_one = [f"{block}.gradient_checkpointing" for block in ("filters.training", "filters.student_training")]
+        idle += [(key, "a filter has no layers") for key in stage_one if self._given(key) and self._value(key)]
         if self.student.model is None:
-            idle.append(("student.dropout", "the student is made of teacher layers and has teacher.dropout"))
+            idle.append(("student.dropout", "student.model is not given, and other students have teacher.dropout"))
         return idle
 
     def _idle_by_switch(self) -> list[tuple[str, str]]:

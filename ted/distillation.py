@@ -70,7 +70,9 @@ def teacher_outputs(
     size = store_bytes(num_logits, num_tokens, len(frozen.layers), config.hidden_size)
     if options.teacher_cache == "auto" and size > options.teacher_cache_mib * 2**20:
         return frozen
-    store = Path(settings.run.output_dir) / "teacher_outputs" / store_key(rows, folder, frozen.layers)
+    store = (
+        Path(settings.run.output_dir) / "teacher_outputs" / store_key(rows, folder, frozen.layers, frozen.arithmetic)
+    )
     return keep_outputs(frozen, rows, to_device(batches), store)
 
 

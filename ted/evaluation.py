@@ -148,6 +148,10 @@ class Answers:
                 values[f"{Path(location).stem}.{key}"] = float(value)
         return values
 
+    def label_rows(self, name: str) -> list[dict[str, Any]]:
+        """Return the figures of each label."""
+        return self.task.label_rows(self.outputs[name], self.references_N)
+
     def agreement(self, name: str) -> float | None:
         """Return the primary metric with the teacher's answers in place of the labels; None where it has none."""
         theirs = self.task.predictions(self.outputs["teacher"])
@@ -335,6 +339,7 @@ def _measured(
             "primary": metrics[answers.task.primary_metric],
             "metrics": metrics,
             "slices": answers.on_slices(name),
+            "label_rows": answers.label_rows(name),
             "agreement": answers.agreement(name),
             "parameters": subject.model.num_parameters(),
             "size_bytes": subject.size_bytes,

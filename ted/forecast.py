@@ -21,11 +21,10 @@ from transformers import PreTrainedModel
 from ted.config import Settings
 from ted.data.sources import load_dataset, select_rows
 from ted.files import read_json, write_json
-from ted.matching import layer_pairs, student_layers, teacher_config
+from ted.matching import layer_pairs, student_config, teacher_config
 from ted.methods import METHODS
 from ted.models.frozen import logits_of, move, store_bytes
-from ted.models.loading import find_model, load_config, load_tokenizer, set_dropout
-from ted.models.student import build_student
+from ted.models.loading import find_model, load_tokenizer
 from ted.run_record import code_digest
 from ted.stages import num_steps
 from ted.tasks import get_task
@@ -172,13 +171,8 @@ def _forecast(settings: Settings) -> Forecast:
 
 def _measure_load(settings: Settings) -> _Load:
     data = select_rows(load_dataset(settings.data, settings.task, settings.seed), settings.data, settings.seed)
-    teacher = _untrained(settings, teacher_config(settings))
-    if settings.student.model is None:
-        student = build_student(teacher, student_layers(settings, teacher.config.num_hidden_layers))
-    else:
-        config = load_config(find_model(settings.student.model))
-        set_dropout(config, settings.student.dropout or {}, settings.student.model)
-        student = _untrained(settings, config)
+    config = teacher_config(settings)
+    teacher, student = (_untrained(settings, shape) for shape in (config, student_config(settings, config)))
     lengths, per_row = _lengths(settings, data["train"])
     return _Load(
         settings,

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ted.config import DataSettings, SplitName, TaskSettings
 from ted.data.labels import type_name
+from ted.data.squad import read_squad
 from ted.errors import DataError
 from ted.files import sha256_file
 from ted.tasks import Task, get_task
@@ -56,8 +57,9 @@ def no_progress_bars() -> Iterator[None]:
 def load_dataset(data: DataSettings, settings: TaskSettings, seed: int) -> DatasetDict:
     """Return the splits of `data.source`, those that are missing cut from its training rows.
 
-    A cut keeps the share of each class, puts equal texts (see :func:`text_keys`) into one split and depends on the seed
-    and the rows alone. Files are read through Arrow files on disk, so memory does not grow with the text.
+    A cut keeps the share of each class, puts equal texts (see :func:`text_keys`), or questions about one context, into
+    one split and depends on the seed and the rows alone. Files are read through Arrow files on disk, so memory does not
+    grow with the text; a file in the layout of SQuAD is read as a whole.
 
     Raises:
         DataError: the source is not there, is no table, lacks a column, is empty or too small to be cut.
@@ -135,15 +137,14 @@ def _batch_rows(rows: Dataset) -> int:
     return int(np.clip(BATCH_BYTES / max(row_bytes, 1), 1, BATCH_ROWS))
 
 
-def text_keys(frame: pd.DataFrame) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of the normalised text (and second text) of each row; equal texts have equal keys.
+def text_keys(frame: pd.DataFrame, columns: Sequence[str] = ("text", "text_pair")) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of the normalised texts in those of the columns that are there; equal texts have equal keys.
 
     Texts are equal when they differ in white space, case or Unicode compatibility form (NFKC) only. Among a million
     different texts two share a key with a probability of 3e-8.
     """
-    text = _normalised(frame["text"])
-    if "text_pair" in frame:
-        text = text + "\x1f" + _normalised(frame["text_pair"])
+    first, *others = [_normalised(frame[column]) for column in columns if column in frame]
+    text = first.str.cat(others, sep="\x1f")
     return np.asarray(pd.util.hash_array(text.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
 
 
@@ -254,6 +255,8 @@ def _read_file(path: Path, columns: Mapping[str, str], task: Task) -> Dataset:
     reader = READERS[path.suffix.lower()]
     if reader != "parquet":
         _require_utf8(path)
+    if reader == "json" and (questions := read_squad(path)) is not None:
+        return _tidy(questions, columns, task, path.name)
     options = OPTIONS[reader](path, columns)
     # The reader knows a file by its path and time stamp; a cache named by the content cannot serve old rows.
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "ted" / sha256_file(path)
@@ -365,7 +368,7 @@ def _as_text(table: Dataset, name: str, place: str) -> Dataset:
 
 def _one_type(parts: list[Dataset]) -> list[Dataset]:
     """Return data sets that can be joined: targets are text where any of them holds text."""
-    types = {str(part.features["label"].dtype) for part in parts if "label" in part.column_names}
+    types = {repr(part.features["label"]) for part in parts if "label" in part.column_names}
     return [part.cast_column("label", Value("string")) for part in parts] if len(types) > 1 else parts
 
 
@@ -378,7 +381,9 @@ def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: Task, seed
     if not missing:
         return {}
     _, first, text_of_row = np.unique(
-        np.concatenate([text_keys(batch) for batch in batches_of(rows)]), return_index=True, return_inverse=True
+        np.concatenate([text_keys(batch, task.kept_together) for batch in batches_of(rows)]),
+        return_index=True,
+        return_inverse=True,
     )
     strata = task.strata(rows.data.column("label") if task.has_labels else rows.data.column("text"))[first]
     generator = np.random.default_rng(seed)

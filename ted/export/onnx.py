@@ -12,10 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -97,12 +102,16 @@ def export_onnx(
     wrapper = _Positional(model, tuple(example), output_names).eval()
     with _quiet():
         program = _trace(wrapper, tuple(example.values()), opset)
+        graph_parameters = _count_parameters(program.model, model)
+        program.optimize()
         # The remarks name files of this machine, and shared layers would be stored once per use.
         ClearMetadataAndDocStringPass()(program.model)
         DeduplicateInitializersPass(size_limit=MAX_FILE_BYTES)(program.model)
         program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
-    return _read_back(path, model, tuple(example), output_names, opset)
+    dims = _read_back(path, tuple(example), output_names, opset)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Graph(opset, tuple(example), tuple(output_names), dims, total, graph_parameters)
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
@@ -142,6 +151,8 @@ def _trace(wrapper: _Positional, example: tuple[Tensor, ...], opset: int) -> tor
             opset_version=opset,
             dynamic_shapes={"inputs": tuple(DYNAMIC_AXES for _ in example)},
             external_data=False,
+            # Folded constants are no longer the model's arrays; they are looked at first.
+            optimize=False,
         )
     except torch.onnx.OnnxExporterError as error:
         name = type(wrapper.model).__name__
@@ -170,9 +181,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_back(
-    path: Path, model: PreTrainedModel, inputs: Sequence[str], output_names: Sequence[str], opset: int
-) -> Graph:
-    """Compare the file with what was asked for; the exporter can leave another opset or frozen axes without a word."""
+    path: Path, inputs: Sequence[str], output_names: Sequence[str], opset: int
+) -> dict[str, tuple[int, ...]]:
+    """Compare the file with what was asked for and return the axes of its outputs after the batch.
+
+    The exporter can leave another opset or frozen axes without a word.
+    """
     written = onnx.load(path)
     actual_opset = next(entry.version for entry in written.opset_import if entry.domain == "")
     if actual_opset != opset:
@@ -188,9 +202,7 @@ def _read_back(
             f"the graph has inputs {names} and outputs {outputs}, not {tuple(inputs)} and {tuple(output_names)}:"
             " the model does not use every input that the tokenizer makes"
         )
-    total = sum(parameter.numel() for parameter in model.parameters())
-    dims = {value.name: tuple(_length(axis) for axis in _axes(value)[1:]) for value in written.graph.output}
-    return Graph(actual_opset, names, outputs, dims, total, _count_parameters(written, model))
+    return {value.name: tuple(_length(axis) for axis in _axes(value)[1:]) for value in written.graph.output}
 
 
 def _length(axis: str | int) -> int:
@@ -201,23 +213,26 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
 
 
-def _count_parameters(written: onnx.ModelProto, model: PreTrainedModel) -> int:
-    """Return how many parameters of the model the graph holds, by content.
+def _count_parameters(traced: onnx_ir.Model, model: PreTrainedModel) -> int:
+    """Return how many parameters of the model a traced graph holds, by content.
 
-    Constant folding renames and transposes weights and merges equal ones, so names and counts prove nothing; every
-    floating-point array of the graph must instead be a parameter or buffer of the model, as it is or transposed.
+    Constant folding, which comes after this, makes new arrays out of those of the graph: weights are transposed,
+    merged, added to one. So every floating-point array must be a parameter or a buffer of the model before that.
 
     Raises:
         ModelError: the graph holds an array that is not the model's.
     """
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in written.graph.initializer}
-    weights = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and array.size > 1}
-    owned = {name: tensor.detach().numpy() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    known = {_digest(form) for array in owned.values() for form in (array, array.T)}
-    if foreign := [name for name, array in weights.items() if _digest(array) not in known]:
+    LiftConstantsToInitializersPass()(traced)
+    RemoveUnusedNodesPass()(traced)
+    constants = {name: value.const_value for name, value in traced.graph.initializers.items()}
+    arrays = {name: constant.numpy() for name, constant in constants.items() if constant is not None}
+    weights = {name: _digest(array) for name, array in arrays.items() if array.dtype.kind == "f" and array.size > 1}
+    owned = [*model.named_parameters(), *model.named_buffers()]
+    known = {name: _digest(tensor.detach().numpy()) for name, tensor in owned}
+    if foreign := [name for name, digest in weights.items() if digest not in known.values()]:
         raise ModelError(f"the exported graph holds arrays that are no weights of the model: {reprlib.repr(foreign)}")
-    held = {_digest(form) for array in weights.values() for form in (array, array.T)}
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if _digest(owned[name]) in held)
+    held = set(weights.values())
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if known[name] in held)
 
 
 def _digest(array: NDArray[Any]) -> str:

@@ -77,6 +77,7 @@ def build_report(inputs: ReportInputs) -> str:
             stages=[figure for name, metrics in inputs.stages.items() for figure in _curves(name, metrics)],
             layers=_layers(inputs.stages),
             answers=_answers(evaluation, frame),
+            labels=_labels(evaluation),
             slices=_slices(evaluation),
             examples=_examples(evaluation, frame),
             steps=_steps(inputs),
@@ -158,8 +159,10 @@ def _layers(stages: Mapping[str, Entry]) -> dict[str, Any] | None:
 def _answers(evaluation: Entry, frame: pd.DataFrame) -> dict[str, Any]:
     """Return a confusion matrix per model for a few classes, the commonest confusions for many, or a scatter plot."""
     shown = [name for name in ("student", "teacher") if name in evaluation["models"]]
-    labels = evaluation.get("labels")
-    if not labels:
+    labels: list[str] = evaluation.get("labels") or []
+    if evaluation["task"] not in {"classification", "regression"}:
+        return {"figures": [], "confusions": []}
+    if evaluation["task"] == "regression":
         values = {name: frame[f"{name}_prediction"].to_numpy(float) for name in reversed(shown)}
         svg = figures.scatter(frame["label"].to_numpy(float), values)
         note = (
@@ -174,6 +177,13 @@ def _answers(evaluation: Entry, frame: pd.DataFrame) -> dict[str, Any]:
         svg = figures.confusion(f"confusion-{name}", counts_KK, labels, name)
         drawn.append(Figure(f"Confusion matrix: {text.words(name)}", svg, "Rows of the test split; shade by row."))
     return {"figures": drawn, "confusions": []}
+
+
+def _labels(evaluation: Entry) -> list[dict[str, Any]]:
+    """Return the figures of each label for student and teacher."""
+    shown = [name for name in ("student", "teacher") if name in evaluation["models"]]
+    tables = {name: evaluation["models"][name].get("label_rows", []) for name in shown}
+    return [{"title": f"{text.words(name)}, by label", "rows": rows} for name, rows in tables.items() if rows]
 
 
 def _commonest_confusions(frame: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -207,42 +217,48 @@ def _slices(evaluation: Entry) -> dict[str, Any] | None:
 def _examples(evaluation: Entry, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows that the student lost and won against its start and against its teacher."""
     others = [name for name in ("student_start", "teacher") if name in evaluation["models"]]
-    pick = _pick_classes if evaluation.get("labels") else _pick_numbers
     return [
         {
             "title": f"{word} against the {text.words(other)}",
             "other": other,
             "count": len(rows),
+            "labelled": "label" in frame,
             "rows": _shown(rows, other),
         }
         for other in others
-        for word, rows in zip(("Lost", "Won"), pick(frame, other), strict=True)
+        for word, rows in zip(("Lost", "Won"), _picked(frame, other), strict=True)
     ]
 
 
-def _pick_classes(frame: pd.DataFrame, other: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return rows that only the other model has right, and only the student, the surest error first."""
-    theirs, ours = (frame[f"{name}_prediction"] == frame["label"] for name in (other, "student"))
-    lost = frame[theirs & ~ours].sort_values("student_probability", ascending=False, kind="stable")
-    won = frame[~theirs & ours].sort_values(f"{other}_probability", ascending=False, kind="stable")
-    return lost, won
+def _picked(frame: pd.DataFrame, other: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return rows that the student answers worse than the other model, and better: the largest change, then the surest.
 
-
-def _pick_numbers(frame: pd.DataFrame, other: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return rows where the student's error is larger than the other model's, and smaller, the largest change first."""
-    theirs, ours = ((frame[f"{name}_prediction"] - frame["label"]).abs() for name in (other, "student"))
-    change = (ours - theirs).sort_values(ascending=False, kind="stable")
-    return frame.loc[change[change > 0].index], frame.loc[change[change < 0].index[::-1]]
+    How sure a model is counts for the one that is wrong.
+    """
+    change = frame["student_quality"] - frame[f"{other}_quality"]
+    ordered = frame.assign(change=change)
+    parts = []
+    for wrong, rows in (("student", ordered[change < 0]), (other, ordered[change > 0])):
+        sure = rows.get(f"{wrong}_probability", pd.Series(0.0, index=rows.index))
+        ranked = rows.assign(size=rows["change"].abs(), sure=sure)
+        parts.append(ranked.sort_values(["size", "sure"], ascending=False, kind="stable"))
+    return parts[0], parts[1]
 
 
 def _shown(rows: pd.DataFrame, other: str) -> list[dict[str, Any]]:
     shown = []
     for row in rows.head(EXAMPLES_PER_LIST).to_dict("records"):
         texts = [str(row[column]) for column in ("text", "text_pair") if row.get(column) is not None]
-        answers = {name: (row[f"{name}_prediction"], row.get(f"{name}_probability")) for name in (other, "student")}
         cut = [part if len(part) <= EXAMPLE_CHARACTERS else part[:EXAMPLE_CHARACTERS] + " [...]" for part in texts]
-        shown.append({"row": row["row"], "texts": cut, "label": row["label"], "answers": answers})
+        answers = {name: _answer(row, name) for name in (other, "student")}
+        shown.append({"row": row["row"], "texts": cut, "label": row.get("label"), "answers": answers})
     return shown
+
+
+def _answer(row: Mapping[Any, Any], name: str) -> tuple[Any, Any, bool]:
+    """Return a model's answer, or where a task has none its quality, how sure it was, and whether it is right."""
+    value = row.get(f"{name}_prediction", row[f"{name}_quality"])
+    return value, row.get(f"{name}_probability"), "label" in row and value == row["label"]
 
 
 def _steps(inputs: ReportInputs) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from ted.errors import BundleError
+from ted.serving.spans import Window, best_span
 
 Text = str | tuple[str, str]
 Answer = dict[str, Any]
@@ -50,9 +51,25 @@ class NumberAnswerer:
         return {"value": float(logits[0][0])}
 
 
+class SpanAnswerer:
+    """`{"answer", "start", "end", "score"}`: `context[start:end]` is the answer, empty where there is none."""
+
+    def __init__(self, task: Mapping[str, Any]) -> None:
+        self.max_answer_tokens: int = task["max_answer_tokens"]
+        self.null_threshold: float | None = task["null_threshold"]
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the best span of the second text."""
+        context = text[1]
+        parts = [Window.of(encoding, values) for encoding, values in zip(windows, logits, strict=True)]
+        span = best_span(context, parts, max_answer_tokens=self.max_answer_tokens, null_threshold=self.null_threshold)
+        return {"answer": context[span.start : span.end], **span._asdict()}
+
+
 ANSWERERS: dict[str, Callable[[Mapping[str, Any]], Answerer]] = {
     "classification": ClassAnswerer,
     "regression": NumberAnswerer,
+    "question_answering": SpanAnswerer,
 }
 
 

@@ -15,6 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from ted.errors import BundleError, DataError
 from ted.serving.answers import Answer, Text, new_answerer
 from ted.serving.bundle import Bundle
+from ted.serving.spans import QuestionCutter
 
 # Name of a model input -> the field of a tokenizers.Encoding that feeds it.
 ENCODING_FIELDS: Final = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -40,6 +41,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
         self.tokenizer, self._padding = _load_tokenizer(bundle)
+        self._questions = _question_cutter(self.tokenizer)
         self.session = create_session(str(bundle.model_path), threads)
         self.answerer = new_answerer(bundle.manifest["task"])
 
@@ -89,7 +91,11 @@ class Predictor:
         Raises:
             DataError: an item is not a text, or not a pair where the bundle takes pairs.
         """
-        encodings = self.tokenizer.encode_batch([self._checked(text) for text in texts])
+        checked = [self._checked(text) for text in texts]
+        if self._questions is not None:
+            questions = self._questions.cut([text[0] for text in checked])
+            checked = [(question, text[1]) for question, text in zip(questions, checked, strict=True)]
+        encodings = self.tokenizer.encode_batch(checked)
         windows = self.bundle.manifest["task"].get("windows", False)
         return [[encoding, *(encoding.overflowing if windows else ())] for encoding in encodings]
 
@@ -120,6 +126,14 @@ def logits_of(outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.floatin
     if "logits" in outputs:
         return outputs["logits"]
     return np.stack([outputs["start_logits"], outputs["end_logits"]], axis=-1)
+
+
+def _question_cutter(tokenizer: Tokenizer) -> QuestionCutter | None:
+    """Return what cuts the first text where the tokenizer cuts the second one only."""
+    truncation = tokenizer.truncation or {}
+    if truncation.get("strategy") != "only_second":
+        return None
+    return QuestionCutter(tokenizer, truncation["max_length"], truncation["stride"])
 
 
 def _load_tokenizer(bundle: Bundle) -> tuple[Tokenizer, dict[str, Any]]:

@@ -47,6 +47,8 @@ class Task(ABC):
     """Whether rows carry a label; a language model makes its own."""
     whole_label: ClassVar[str] = "a finite number"
     """What a label must be, for messages."""
+    kept_together: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    """Columns of text; rows that are equal in them stay in one split when splits are cut."""
 
     def __init__(self, settings: TaskSettings, label_names: tuple[str, ...] = ()) -> None:
         self.settings = settings

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 from torch import Tensor
 
 from ted import losses
@@ -106,6 +106,15 @@ class Classification(SequenceTask):
         if self.num_outputs == 2:  # noqa: PLR2004 - F1 of the positive class exists for two classes
             values["f1"] = f1_score(references_N, predicted_N, zero_division=0)
         return {name: float(value) for name, value in values.items()}
+
+    def label_rows(self, outputs: Outputs, references_N: Array) -> list[dict[str, Any]]:
+        """Return precision, recall, F1 and number of rows of each class."""
+        figures = precision_recall_fscore_support(
+            references_N, self.predictions(outputs), labels=range(self.num_outputs), zero_division=0
+        )
+        table = pd.DataFrame(dict(zip(("precision", "recall", "f1", "rows"), figures, strict=True)))
+        table.insert(0, "label", self.label_names)
+        return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
     def named(self, references_N: Array) -> Array:
         """Return class names."""

@@ -5,9 +5,10 @@ from datasets import ClassLabel, DatasetDict, Features, List
 from ted.config import TaskSettings
 from ted.tasks.base import Task
 from ted.tasks.classification import Classification
+from ted.tasks.question_answering import QuestionAnswering
 from ted.tasks.regression import Regression
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression)}
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression, QuestionAnswering)}
 
 
 def get_task(settings: TaskSettings, labels: tuple[str, ...] = ()) -> Task:

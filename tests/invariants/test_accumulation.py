@@ -19,7 +19,11 @@ from ted.objectives import DistillationObjective, FilteredTeacher
 from ted.tasks import Task, get_task
 from ted.training import TrainingRun, train
 
-TASKS = {"classification": get_task(TaskSettings(), LABELS), "regression": get_task(TaskSettings(kind="regression"))}
+TASKS = {
+    "classification": get_task(TaskSettings(), LABELS),
+    "regression": get_task(TaskSettings(kind="regression")),
+    "question_answering": get_task(TaskSettings(kind="question_answering")),
+}
 TERMS: dict[str, tuple[Term, ...]] = {
     "task": (),
     "kl": (PredictionKL(5.0, 2.0),),
@@ -28,6 +32,7 @@ TERMS: dict[str, tuple[Term, ...]] = {
     "all": (PredictionKL(5.0, 2.0), LayerMSE(10.0, "sum", torch.tensor([0.5, 2.0]))),
 }
 CASES = [("classification", name) for name in ("task", "kl", "layers", "all")] + [("regression", "mse")]
+CASES += [("question_answering", "all")]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_of(kind: str) -> Dataset:
     """Return 11 labelled and 8 unlabelled rows: updates of 8 that hold both, and one of 3."""
     data = new_data(kind, unlabelled=8, train=11)
-    return training_features(data, new_tokenizer(), TASKS[kind], DataSettings(max_length=16))[0]
+    return training_features(data, new_tokenizer(), TASKS[kind], DataSettings(max_length=32, stride=4))[0]
 
 
 def new_objective(folder: Path, task: Task, terms: tuple[Term, ...]) -> DistillationObjective:

@@ -15,20 +15,25 @@ from ted.models.student import build_student
 from ted.objectives import DistillationObjective, FilteredTeacher
 from ted.tasks import get_task
 
-TASK = get_task(TaskSettings(), LABELS)
+TASKS = {
+    "classification": get_task(TaskSettings(), LABELS),
+    "question_answering": get_task(TaskSettings(kind="question_answering")),
+}
+DATA = DataSettings(max_length=16, stride=4)
 ROWS = 6
 
 
-@pytest.fixture(scope="module")
-def objective(tmp_path_factory: pytest.TempPathFactory) -> DistillationObjective:
+@pytest.fixture(scope="module", params=list(TASKS))
+def objective(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DistillationObjective:
+    task = TASKS[request.param]
     torch.manual_seed(0)
     folder = write_backbone(tmp_path_factory.mktemp("padding") / "backbone")
-    teacher = load_pretrained(find_model(str(folder)), TASK).model
+    teacher = load_pretrained(find_model(str(folder)), task).model
     student = build_student(teacher, [0, 2])
     student.train(mode=False)
     source = FilteredTeacher(FrozenModel(teacher, [1, 3]), TaskAwareFilters([1, 3], 32, 16, "linear"))
     terms = (PredictionKL(5.0, 2.0), LayerMSE(10.0, "mean"))
-    return DistillationObjective(student, TaskAwareFilters([0, 1], 32, 16, "linear"), source, terms, TASK)
+    return DistillationObjective(student, TaskAwareFilters([0, 1], 32, 16, "linear"), source, terms, task)
 
 
 def gradients(objective: DistillationObjective, batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -44,13 +49,13 @@ def gradients(objective: DistillationObjective, batches: list[Batch]) -> tuple[f
 
 @pytest.mark.parametrize("extra", [0, 9])
 def test_rows_alone_add_up_to_their_padded_batch(extra: int, objective: DistillationObjective) -> None:
-    tokenizer = new_tokenizer()
-    rows = tokenize(new_data("classification", train=ROWS)["train"], tokenizer, TASK, DataSettings(max_length=16))
-    collate = collator(tokenizer, TASK)
+    tokenizer, task = new_tokenizer(), objective.task
+    rows = tokenize(new_data(task.kind, train=ROWS)["train"], tokenizer, task, DATA)
+    collate = collator(tokenizer, task)
     assert len(set(rows["length"][:])) > 1
     alone = [collate([row]) for row in rows]
     together = {
-        name: functional.pad(tensor, (0, extra)) if tensor.dim() == 2 else tensor
+        name: functional.pad(tensor, (0, extra)) if name not in {"labels", "index"} else tensor
         for name, tensor in collate(list(rows)).items()
     }
     loss, expected = gradients(objective, alone)

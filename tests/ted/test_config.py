@@ -93,6 +93,9 @@ def test_settings_come_back_from_json() -> None:
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
+QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}, "data": {"text_pair_column": "context"}}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -117,7 +120,24 @@ def test_settings_come_back_from_json() -> None:
         ({"data": {"validation_fraction": 0.5, "test_fraction": 0.5}}, "leave no training rows; lower one"),
         ({"data": {"train_rows": 10, "labelled_rows": 11}}, "data.labelled_rows is larger than data.train_rows; lower"),
         ({"quality": {"min_characters": 9, "max_characters": 8}}, "quality.min_characters is above quality.max_charac"),
+        (
+            {"task": {"kind": "question_answering"}},
+            "data.text_pair_column is missing: with task.kind question_answering",
+        ),
+        (merged(QUESTIONS, nested("data.stride", 65)), "data.stride is 65, more than half of data.max_length (128)"),
+        (merged(QUESTIONS, nested("data.max_length", 8)), "data.max_length is 8, but windows need 16 tokens; raise it"),
         ({"student": {"model": "x", "layers": [0]}}, "student.layers cannot act beside student.model; remove one"),
+        ({"student": {"model": "x", "config": {"a": 1}}}, "student.config cannot act beside student.model; remove one"),
+        ({"student": {"layers": [0], "num_layers": 1}}, "student.num_layers cannot act beside student.layers; remove"),
+        (
+            {"student": {"config": {"a": 1}, "num_layers": 1}},
+            "student.num_layers cannot act beside student.config; rem",
+        ),
+        ({"student": {"config": {}}}, "student.config: Dictionary should have at least 1 item"),
+        ({"student": {"num_layers": 0}}, "student.num_layers: Input should be greater than or equal to 1"),
+        ({"student": {"layer_choice": "middle"}}, "student.layer_choice: Input should be 'evenly', 'first' or 'last'"),
+        ({"teacher": {"dtype": "float16"}}, "teacher.dtype: Input should be 'float32' or 'bfloat16'; got 'float16'"),
+        ({"teacher": {"attn_implementation": "flash"}}, "teacher.attn_implementation: Input should be 'eager', 'sdpa'"),
         ({"student": {"layers": [2, 0]}}, "student.layers must rise without repeats, not [2, 0]"),
         (
             {"data": {"splits": {"dev": "x"}}},
@@ -158,13 +178,18 @@ BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax
 IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ({}, "distillation.prediction_mse_alpha", 1.0, "task.kind is classification"),
     ({}, "distillation.batch_softmax_kl", True, "task.kind is classification"),
+    ({}, "data.stride", 8, "task.kind is classification"),
+    ({}, "task.max_answer_tokens", 8, "task.kind is classification"),
+    ({}, "task.null_threshold", None, "task.kind is classification"),
+    (QUESTIONS, "filters.head_pooling", "mean", "task.kind is question_answering"),
+    (QUESTIONS, "task.labels", ["a", "b"], "task.kind is question_answering"),
     (REGRESSION, "quality.min_rows_per_class", 3, "task.kind is regression"),
     (REGRESSION, "distillation.kl_alpha", 1.0, "a regression task has one output"),
     (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),
     (BATCH_KL, "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
     (merged(REGRESSION, OFFICIAL), "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
     (nested("data.splits", {"train": "a", "test": "b"}), "data.test_fraction", 0.1, "data.splits names the test split"),
-    ({}, "student.dropout", {"hidden_dropout_prob": 0.0}, "made of teacher layers and has teacher.dropout"),
+    ({}, "student.dropout", {"hidden_dropout_prob": 0.0}, "other students have teacher.dropout"),
     ({}, "filters.student_training.warmup_steps", 0, "do not start as stage I leaves them"),
     *[(KD, key, value, "method kd does not use it") for key, value in [
         ("filters.filter_output_dim", 8),
@@ -212,6 +237,11 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     (LWD, "filters.init_std", 0.1, "start by ridge regression"),
     (nested("gates.max_slice_drop", None), "gates.min_slice_rows", 5, "gates.max_slice_drop is null"),
     (nested("teacher.training.max_steps", 5), "teacher.training.num_train_epochs", 2.0, "overrides its"),
+    ({}, "student.layer_choice", "last", "student.num_layers is not given"),
+    ({}, "filters.training.gradient_checkpointing", True, "a filter has no layers"),
+    (OFFICIAL, "filters.student_training.gradient_checkpointing", True, "a filter has no layers"),
+    (FINETUNE, "teacher.dtype", "bfloat16", "method finetune does not use it"),
+    (merged(FINETUNE, nested("teacher.finetune", False)), "teacher.attn_implementation", "eager", "neither trains nor"),
     (
         merged(OFFICIAL, nested("filters.student_training.max_steps", 5)),
         "filters.student_training.num_train_epochs",
@@ -255,11 +285,30 @@ def test_nonlinear_filters_cannot_be_aligned() -> None:
     parse_settings(merged(nonlinear, OFFICIAL))
 
 
+def test_flash_attention_needs_bfloat16_wherever_its_model_computes() -> None:
+    flash = nested("teacher.attn_implementation", "flash_attention_2")
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(flash)
+    start = "teacher.attn_implementation is flash_attention_2, which computes in bfloat16 only; set "
+    needs = ("teacher.dtype: bfloat16", "teacher.training.bf16: true")
+    assert str(caught.value).splitlines() == [f"{start}{need}, or take sdpa" for need in needs]
+    parse_settings(merged(flash, nested("teacher.dtype", "bfloat16"), nested("teacher.training.bf16", True)))
+    parse_settings(merged(flash, nested("teacher.dtype", "bfloat16"), nested("teacher.finetune", False)))
+    parse_settings(merged(flash, FINETUNE, nested("teacher.training.bf16", True)))
+    flash = nested("student.attn_implementation", "flash_attention_2")
+    with pytest.raises(
+        SettingsError, match=r"(?s)^student\.attn.* set student\.tr.*student\.attn.* set distillation\.tr"
+    ):
+        parse_settings(flash)
+    parse_settings(merged(flash, nested("student.training.bf16", True), nested("distillation.training.bf16", True)))
+
+
 OTHER_VALUES: dict[str, Any] = {
     "filters.head_pooling": "mean",
     "filters.backbone_dropout": False,
     "filters.init_std": 0.5,
     "filters.layer_map": "first_then_last",
+    "filters.match_embeddings": True,
     "distillation.temperature": 1.0,
     "distillation.layer_loss_units": "variance",
     "distillation.layer_reduction": "sum",

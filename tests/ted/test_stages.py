@@ -28,10 +28,10 @@ from ted.config import DistillationTraining, Settings
 from ted.errors import ModelError, NonFiniteError
 from ted.files import read_json, sha256_file
 from ted.filters import TaskAwareFilters
-from ted.models.loading import load_trained
+from ted.models.loading import LoadedModel, load_trained
 from ted.training import TrainingRun
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "question_answering")
 
 
 def run_until_student(settings: Settings, folder: Path) -> None:
@@ -68,6 +68,11 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("regression"), "regression")
+
+
+@pytest.fixture(scope="module")
+def question_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("question_answering"), "question_answering")
 
 
 def linked(made: Path, folder: Path, *parts: str) -> Path:
@@ -174,6 +179,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "nonlinear": {"filters": {"filter_nonlinear": True}, "distillation": {"student_filter_init": "random"}},
     "narrow": {"filters": {"filter_output_dim": 8, "filter_interval": 2}},
     "official": {"compatibility": "official"},
+    "embeddings": {"filters": {"match_embeddings": True, "head_pooling": "last_token"}},
+    "all_to_one": {"filters": {"layer_map": "all_to_one"}, "teacher": {"dtype": "bfloat16"}},
 }
 LAYER_LOSSES = {"layer_loss", "layer_loss_0"}
 
@@ -192,11 +199,67 @@ def test_every_method_runs_from_filters_to_student(
     terms = {"task_loss", "prediction_loss"} | (LAYER_LOSSES if name != "kd" else set())
     for entry in metrics["log_history"]:
         assert terms <= set(entry)
-    assert len(metrics["layer_match"]) == {"kd": 0, "narrow": 1}.get(name, 2)
+    assert len(metrics["layer_match"]) == {"kd": 0, "narrow": 1, "embeddings": 3}.get(name, 2)
     assert keys(tmp_path / "student") == keys(tmp_path / "student_start")
     config, start = (read_json(tmp_path / part / "config.json") for part in ("student", "student_start"))
     assert config == start
     assert read_json(tmp_path / "student" / "metrics.json") == metrics
+
+
+OTHER_SHAPE = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 2}
+
+
+class TestStudentsOfOtherShapes:
+    """Width, depth and heads are not the teacher's: filters make the states comparable."""
+
+    def run(self, classification: Path, folder: Path, student: dict[str, Any]) -> Any:  # noqa: ANN401 - any model's
+        linked(classification, folder, "data", "backbone", "teacher")
+        settings = new_settings(folder, student=student, filters={"match_embeddings": True})
+        stages.prepare_student(settings, folder / "data", folder / "student_start")
+        learn(settings, folder)
+        rows = distill(settings, folder)["layer_match"]
+        assert [(row["student_layer"], row["teacher_layer"]) for row in rows] == [(-1, -1), (0, 1), (1, 3)]
+        student_filters = TaskAwareFilters.load(folder / "student_filters")
+        assert (student_filters.input_dim, student_filters.output_dim) == (24, 32)
+        config = load_trained(folder / "student").model.config
+        assert {name: getattr(config, name) for name in OTHER_SHAPE} == OTHER_SHAPE
+        return load_file(folder / "student_start" / "model.safetensors")
+
+    def test_a_checkpoint(self, classification: Path, tmp_path: Path) -> None:
+        small = BertForSequenceClassification(new_config(**OTHER_SHAPE))
+        write_model(tmp_path / "small", small, new_tokenizer())
+        self.run(classification, tmp_path, {"model": str(tmp_path / "small")})
+
+    def test_a_changed_configuration_whose_weights_hang_on_the_seed(self, classification: Path, tmp_path: Path) -> None:
+        starts = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            starts.append(self.run(classification, tmp_path / name, {"config": OTHER_SHAPE}))
+        assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
+        settings = new_settings(tmp_path / "first", student={"config": OTHER_SHAPE}, seed="7")
+        stages.prepare_student(settings, tmp_path / "first" / "data", tmp_path / "other")
+        other = load_file(tmp_path / "other" / "model.safetensors")
+        assert not torch.equal(other["classifier.weight"], starts[0]["classifier.weight"])
+
+
+def test_the_frozen_teacher_and_the_student_compute_as_they_are_told(
+    learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = {}
+
+    def watch(folder: Path, **options: Any) -> LoadedModel:
+        model = load_trained(folder, **options)
+        loaded[folder.name] = (model.model.dtype, model.model.config._attn_implementation)
+        return model
+
+    monkeypatch.setattr(stages, "load_trained", watch)
+    teacher = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
+    settings = new_settings(learned, teacher=teacher, student={"attn_implementation": "eager"})
+    metrics = stages.distill_student(settings, distillation_inputs(learned), tmp_path / "s")
+    assert loaded == {"teacher": (torch.bfloat16, "sdpa"), "student_start": (torch.float32, "eager")}
+    assert load_trained(tmp_path / "s").model.dtype == torch.float32
+    exact = stages.distill_student(new_settings(learned), distillation_inputs(learned), tmp_path / "t")
+    assert metrics["log_history"][0]["layer_loss"] != exact["log_history"][0]["layer_loss"]
 
 
 def test_each_side_learns_its_filters_as_it_was_told(classification: Path, tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ def make_predictions(path: Path, names: tuple[str, ...], labels: list[str]) -> P
         frame[f"{name}_prediction"] = generator.choice(labels, ROWS) if labels else generator.normal(size=ROWS)
         if labels:
             frame[f"{name}_probability"] = generator.uniform(0.5, 1.0, ROWS)
+            frame[f"{name}_quality"] = (frame[f"{name}_prediction"] == frame["label"]).astype(float)
+        else:
+            frame[f"{name}_quality"] = -(frame[f"{name}_prediction"] - frame["label"]).abs()
     frame.to_parquet(path)
     return path
 

@@ -104,7 +104,7 @@ def test_a_regression_answers_with_a_number(manifest: dict[str, Any]) -> None:
     manifest["metrics"]["slices"] = {}
     card = render(manifest)
     assert "It answers with one number." in card
-    assert "print(logits[:, 0])" in card
+    assert 'print(outputs["logits"][:, 0])' in card
 
 
 def test_texts_of_the_run_cannot_add_markup(manifest: dict[str, Any]) -> None:
