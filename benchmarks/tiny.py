@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ted import stages
 from ted.config import Settings, parse_settings
 from ted.stages import DistillationInputs
 
@@ -23,6 +24,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (*SPECIAL, *GOOD, *BAD, *FILLING)
 LABELS = ("negative", "positive")
 NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}
+TOPICS = ("acting", "praise")
 
 
 def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
@@ -78,8 +80,11 @@ def write_backbone(folder: Path) -> Path:
     return write_model(folder, model, new_tokenizer())
 
 
-def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
-    """Return validated rows of uneven length: train, validation and test, and unlabelled ones if asked for."""
+def new_data(kind: str, *, unlabelled: int = 0, train: int = 48, pair: bool = False) -> DatasetDict:
+    """Return validated rows of uneven length: train, validation and test, and unlabelled ones if asked for.
+
+    Rows of pairs have the words that decide in the second text.
+    """
     draw = random.Random(0)  # noqa: S311 - rows of a drill
     splits = {
         "train": _split(kind, "train", train, draw),
@@ -88,7 +93,13 @@ def new_data(kind: str, *, unlabelled: int = 0, train: int = 48) -> DatasetDict:
     }
     if unlabelled:
         splits["unlabelled"] = _split(kind, "unlabelled", unlabelled, draw).remove_columns("label")
-    return DatasetDict(splits)
+    return DatasetDict({name: _as_pairs(rows) for name, rows in splits.items()} if pair else splits)
+
+
+def _as_pairs(rows: Dataset) -> Dataset:
+    """Return rows whose text is the second one of a pair."""
+    firsts = [" ".join(FILLING[place % 7 : place % 7 + 1 + place % 3]) for place in range(len(rows))]
+    return rows.rename_column("text", "text_pair").add_column("text", firsts)
 
 
 def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
@@ -100,9 +111,10 @@ def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
         words = draw.choices(FILLING, k=draw.randint(1, 12)) + draw.choices(GOOD if good else BAD, k=2)
         draw.shuffle(words)
         texts.append(" ".join(words))
-        labels.append(good if kind == "classification" else good + draw.random())
-    label = ClassLabel(names=list(LABELS)) if kind == "classification" else Value("float32")
-    features = {"text": Value("string"), "label": label, "row": Value("int64"), "source": Value("string")}
+        labels.append(_label(kind, good, words, draw))
+    types = {"classification": ClassLabel(names=list(LABELS)), "regression": Value("float32")}
+    types["multi_label"] = List(ClassLabel(names=list(TOPICS)))
+    features = {"text": Value("string"), "label": types[kind], "row": Value("int64"), "source": Value("string")}
     columns = {"text": texts, "label": labels, "row": list(range(1, count + 1)), "source": [name] * count}
     return Dataset.from_dict(columns, features=Features(features))
 
@@ -124,6 +136,12 @@ def _questions(name: str, count: int, draw: random.Random) -> Dataset:
     features |= {"row": Value("int64"), "source": Value("string")}
     places = {"row": list(range(1, count + 1)), "source": [name] * count}
     return Dataset.from_dict(columns | places, features=Features(features))
+
+
+def _label(kind: str, good: int, words: list[str], draw: random.Random) -> int | float | list[int]:
+    if kind == "multi_label":
+        return [topic for topic, found in enumerate(("actor" in words, bool(good))) if found]
+    return good if kind == "classification" else good + draw.random()
 
 
 def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:
@@ -155,3 +173,13 @@ def distillation_inputs(folder: Path) -> DistillationInputs:
     """Return the folders that a run of all stages before stage II leaves in `folder`."""
     names = ("data", "teacher", "teacher_filters", "student_start", "student_filters")
     return DistillationInputs(*(folder / name for name in names))
+
+
+def run_stages(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Take the data in a folder to teacher, student start, filters and student in it; return stage II's metrics."""
+    inputs = distillation_inputs(folder)
+    stages.finetune_teacher(settings, inputs.data, inputs.teacher)
+    stages.prepare_student(settings, inputs.data, inputs.student)
+    stages.learn_filters(settings, inputs.data, inputs.teacher, "teacher", inputs.teacher_filters)
+    stages.learn_filters(settings, inputs.data, inputs.student, "student", inputs.student_filters)
+    return stages.distill_student(settings, inputs, folder / "student")

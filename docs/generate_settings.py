@@ -142,7 +142,8 @@ def _type(schema: Mapping[str, Any]) -> str:
 def _value(schema: Mapping[str, Any]) -> str:
     if "default" not in schema:
         return "must be given"
-    return f"`{_literal(schema['default'])}`"
+    # A bar would end the cell of the table, also inside of code.
+    return f"`{_literal(schema['default'])}`".replace("|", r"\|")
 
 
 def _literal(value: object) -> str:

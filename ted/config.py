@@ -17,7 +17,7 @@ from ted.errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "regression", "question_answering"]
+TaskKind = Literal["classification", "multi_label", "regression", "question_answering"]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
@@ -43,10 +43,13 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, one number, or the span of a text that answers a question."""
+    """Kind of task: one label out of a set, any number of them, one number, or the span of a text that answers a
+    question."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
-    None takes the sorted labels of the training split. Classification only."""
+    None takes the sorted labels of the training split. Classification and multi-label only."""
+    threshold: PositiveFraction = 0.5
+    """Probability above which a label belongs to the answer. Multi-label only."""
     max_answer_tokens: Count = 30
     """Tokens of the longest answer that is given. Question answering only."""
     null_threshold: float | None = 0.0
@@ -77,7 +80,10 @@ class DataSettings(Section):
     text_pair_column: str | None = None
     """Column that holds the second text of a pair, or the context of a question; None for single texts."""
     label_column: str = "label"
-    """Column that holds the class name, class number, target number or the answers."""
+    """Column that holds the class name, class number or target number; of several labels, a list or a text; the
+    answers of a question."""
+    label_separator: Annotated[str, Field(min_length=1)] = "|"
+    """What stands between the labels where the label column holds text, as in CSV. Multi-label only."""
     unlabelled: str | None = None
     """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
@@ -139,7 +145,8 @@ class QualitySettings(Section):
     max_characters: Count = 100_000
     """Most characters of a text."""
     min_rows_per_class: Count = 5
-    """Fewest rows of each class in each split, after exclusion; fewer end the run. Classification only."""
+    """Fewest rows of each class in each split (of each of several labels, in the training split), after exclusion;
+    fewer end the run. Classification and multi-label only."""
     max_excluded_fraction: Fraction = 0.05
     """Share of a split's rows that may be excluded; more end the run."""
 
@@ -314,7 +321,7 @@ class DistillationSettings(Section):
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Softmax temperature of the prediction loss. Not for regression."""
+    """Temperature of the softmax, or of the sigmoid of each label, in the prediction loss. Not for regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -427,12 +434,14 @@ STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
-    "task.labels": frozenset({"classification"}),
+    "task.labels": frozenset({"classification", "multi_label"}),
+    "task.threshold": frozenset({"multi_label"}),
     "task.max_answer_tokens": frozenset({"question_answering"}),
     "task.null_threshold": frozenset({"question_answering"}),
+    "data.label_separator": frozenset({"multi_label"}),
     "data.stride": frozenset({"question_answering"}),
-    "filters.head_pooling": frozenset({"classification", "regression"}),
-    "quality.min_rows_per_class": frozenset({"classification"}),
+    "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
+    "quality.min_rows_per_class": frozenset({"classification", "multi_label"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }

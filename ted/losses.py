@@ -31,6 +31,13 @@ def cross_entropy(logits_BC: Tensor, labels_B: Tensor, mask_B: Tensor, *, num_it
     return masked_sum(losses_B, mask_B, num_items)
 
 
+def binary_cross_entropy(logits_BC: Tensor, targets_BC: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy over all outputs of the rows that count; targets are probabilities."""
+    targets_BC = keep(targets_BC, mask_B).to(logits_BC)
+    losses_BC = functional.binary_cross_entropy_with_logits(keep(logits_BC, mask_B), targets_BC, reduction="none")
+    return masked_sum(losses_BC.mean(-1), mask_B, num_items)
+
+
 def squared_error(predictions_B: Tensor, targets_B: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
     """Return the mean squared difference over the rows that count."""
     return masked_sum(keep(predictions_B - targets_B, mask_B) ** 2, mask_B, num_items)
@@ -47,6 +54,20 @@ def prediction_kl(
     teacher_log_BC = functional.log_softmax(keep(teacher_BC, mask_B) / temperature, dim=-1)
     divergence_B = functional.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True).sum(-1)
     return temperature**2 * masked_sum(divergence_B, mask_B, num_items)
+
+
+def prediction_bce(
+    student_BC: Tensor, teacher_BC: Tensor, mask_B: Tensor, *, temperature: float, num_items: Tensor
+) -> Tensor:
+    """Return T^2 times the mean binary cross-entropy of softened predictions, the teacher's as targets.
+
+    Its gradient at a logit is T (sigmoid(student / T) - sigmoid(teacher / T)), which for large T approaches a quarter
+    of the difference of the logits: T^2 keeps its size, as in :func:`prediction_kl`. It is least where both agree, and
+    then the entropy of the targets.
+    """
+    targets_BC = torch.sigmoid(teacher_BC / temperature)
+    loss = binary_cross_entropy(student_BC / temperature, targets_BC, mask_B, num_items=num_items)
+    return temperature**2 * loss
 
 
 def batch_softmax_kl(student_B: Tensor, teacher_B: Tensor, *, temperature: float) -> Tensor:

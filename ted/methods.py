@@ -110,6 +110,25 @@ class PredictionKL:
 
 
 @dataclass(frozen=True)
+class PredictionBCE:
+    """T^2 binary cross-entropy of each output against the teacher's probability, over predictions."""
+
+    weight: float
+    temperature: float
+    name: str = "prediction_loss"
+
+    def __call__(self, matched: Matched, counts: Counts) -> Tensor:
+        """Return the mean over predictions and outputs."""
+        return losses.prediction_bce(
+            matched.student_logits,
+            matched.teacher_logits,
+            matched.prediction_mask,
+            temperature=self.temperature,
+            num_items=counts.predictions,
+        )
+
+
+@dataclass(frozen=True)
 class BatchSoftmaxKL:
     """The published code's divergence for one output: over the rows of a batch."""
 
@@ -186,4 +205,6 @@ def _prediction_term(settings: Settings) -> Term:
         return BatchSoftmaxKL(weights.kl_alpha, weights.temperature)
     if kind == "mse":
         return PredictionMSE(weights.prediction_mse_alpha)
+    if kind == "bce":
+        return PredictionBCE(weights.kl_alpha, weights.temperature)
     return PredictionKL(weights.kl_alpha, weights.temperature)

@@ -1,10 +1,14 @@
 """Reading a label column of any source: class names, numbers, lists of names."""
 
 import json
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Json
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Json, LargeList, List
+from numpy.typing import NDArray
 
 from ted.errors import DataError
 
@@ -23,6 +27,60 @@ def read_classes(table: Dataset, place: str) -> pa.ChunkedArray:
         return _as_text(table)
     _require_numbers(feature, column, place)
     return _whole_numbers(column, place).cast(pa.string())
+
+
+def read_class_lists(table: Dataset, place: str) -> pa.ChunkedArray:
+    """Return the column `label` as lists of class names; a number stands for itself.
+
+    Raises:
+        DataError: it holds no lists of names or whole numbers, or vectors of 0 and 1; the message begins with `place`.
+    """
+    feature, column = table.features["label"], table.data.column("label").combine_chunks()
+    if isinstance(feature, Json):
+        rows = enumerate(table["label"], start=1)
+        row, value = next((row, value) for row, value in rows if not isinstance(value, list | None))
+        raise DataError(f"{place} mixes types: row {row} holds {value!r}; give a list of labels in every row")
+    if pa.types.is_null(column.type):
+        return pa.chunked_array([column.cast(pa.list_(pa.string()))])
+    if not isinstance(feature, List | LargeList):
+        raise DataError(f"{place} holds {type_name(feature)}, not lists of labels or text; give another column")
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    _require_no_repeats(column, lengths, place)
+    info = DatasetInfo(features=Features({"label": feature.feature}))
+    names = read_classes(Dataset(pa.table({"label": column.flatten()}), info, fingerprint="labels"), place)
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(ends), names.combine_chunks(), mask=pc.is_null(column))
+    return pa.chunked_array([lists])
+
+
+def split_labels(table: Dataset, separator: str) -> Dataset:
+    """Return a table whose column `label`, where it holds text, holds lists of names instead.
+
+    A text that is empty or missing is a row without labels: CSV has no other way to write one.
+    """
+    column = table.data.column("label")
+    if isinstance(table.features["label"], Json) or not _is_text(column.type) or pa.types.is_null(column.type):
+        return table
+    lists = [[name.strip() for name in text.split(separator)] if text else [] for text in column.to_pylist()]
+    return table.remove_columns("label").add_column("label", pa.array(lists, pa.list_(pa.string())))
+
+
+def class_numbers(names: Sequence[str], *, declared: bool) -> dict[str, int]:
+    """Return the index of each name; a whole number stands for the declared class of that index, if none is called so.
+
+    Args:
+        names: of the classes.
+        declared: whether the settings name them.
+    """
+    numbers = {name: index for index, name in enumerate(names)}
+    if declared and not any(name.isdecimal() for name in names):
+        numbers |= {str(index): index for index in range(len(names))}
+    return numbers
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return class names in order, numbers by value."""
+    return tuple(sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name)))
 
 
 def read_numbers(table: Dataset, place: str) -> pa.ChunkedArray:
@@ -52,6 +110,21 @@ def _as_text(table: Dataset) -> pa.ChunkedArray:
         return table.data.column("label").cast(pa.string())
     values = [value if isinstance(value, str | None) else json.dumps(value) for value in table["label"]]
     return pa.chunked_array([pa.array(values, pa.string())])
+
+
+def _require_no_repeats(column: pa.Array, lengths: NDArray[np.integer], place: str) -> None:
+    """Refuse a vector of 0 and 1, which would be read as the labels 0 and 1: it repeats them."""
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    values = column.flatten()
+    if not pa.types.is_integer(values.type):
+        return
+    repeated = pd.DataFrame({"row": rows, "value": values.to_pandas()}).duplicated()
+    if repeated.any():
+        row = int(rows[repeated.argmax()])
+        raise DataError(
+            f"{place} repeats a number in row {row + 1}: {column[row].as_py()}; give the numbers or names of the "
+            "labels that a row has, not a 0 or 1 for each label"
+        )
 
 
 def _require_numbers(feature: object, column: pa.ChunkedArray, place: str) -> None:

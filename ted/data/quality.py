@@ -231,7 +231,8 @@ def _class_findings(split: _Split, quality: QualitySettings, task: Task, names: 
         problem = "" if split.kept.any() else "no row is left"
     else:
         kept = _label_column(split.rows).take(pa.array(np.flatnonzero(split.kept)))
-        problem = task.too_few(left, kept, names, quality.min_rows_per_class)
+        rare = task.several_labels and split.name != "train"
+        problem = task.too_few(left, kept, names, 0 if rare else quality.min_rows_per_class)
     if not problem:
         return []
     return [

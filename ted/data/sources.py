@@ -1,11 +1,13 @@
 """From a source to splits: files or a hub data set in, a `datasets.DatasetDict` out.
 
 A loaded split has the columns `text`, `text_pair` (pairs only), `label` (not in `unlabelled`), `row` (1-based data row
-of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them;
-target numbers are float64, or text where the source holds something else too. :mod:`ted.data.quality` judges both.
+of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them, or
+lists of it; target numbers are float64, or text where the source holds something else too. :mod:`ted.data.quality`
+judges all of them.
 """
 
 import difflib
+import functools
 import glob
 import hashlib
 import json
@@ -23,7 +25,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, Value, co
 from numpy.typing import NDArray
 
 from ted.config import DataSettings, SplitName, TaskSettings
-from ted.data.labels import type_name
+from ted.data.labels import split_labels, type_name
 from ted.data.squad import read_squad
 from ted.errors import DataError
 from ted.files import sha256_file
@@ -143,8 +145,8 @@ def text_keys(frame: pd.DataFrame, columns: Sequence[str] = ("text", "text_pair"
     Texts are equal when they differ in white space, case or Unicode compatibility form (NFKC) only. Among a million
     different texts two share a key with a probability of 3e-8.
     """
-    first, *others = [_normalised(frame[column]) for column in columns if column in frame]
-    text = first.str.cat(others, sep="\x1f")
+    texts = [_normalised(frame[column]) for column in columns if column in frame]
+    text = functools.reduce(lambda left, right: left + "\x1f" + right, texts)
     return np.asarray(pd.util.hash_array(text.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
 
 
@@ -166,7 +168,7 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
     files = _files_of(path)
     splits: dict[str, list[Dataset]] = {}
     for file, split in files.items():
-        splits.setdefault(split, []).append(_read_file(file, columns, task))
+        splits.setdefault(split, []).append(_read_file(file, data, columns, task))
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
 
 
@@ -191,7 +193,7 @@ def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task:
     splits: dict[str, list[Dataset]] = {}
     for name, split in named.items():
         if split is not None:
-            splits.setdefault(split, []).append(_tidy(loaded[name], columns, task, name))
+            splits.setdefault(split, []).append(_tidy(loaded[name], data, columns, task, name))
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
 
 
@@ -249,14 +251,14 @@ def _require_no_split_word(path: Path, files: list[Path]) -> None:
         )
 
 
-def _read_file(path: Path, columns: Mapping[str, str], task: Task) -> Dataset:
+def _read_file(path: Path, data: DataSettings, columns: Mapping[str, str], task: Task) -> Dataset:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give a table with a header and rows")
     reader = READERS[path.suffix.lower()]
     if reader != "parquet":
         _require_utf8(path)
     if reader == "json" and (questions := read_squad(path)) is not None:
-        return _tidy(questions, columns, task, path.name)
+        return _tidy(questions, data, columns, task, path.name)
     options = OPTIONS[reader](path, columns)
     # The reader knows a file by its path and time stamp; a cache named by the content cannot serve old rows.
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "ted" / sha256_file(path)
@@ -265,7 +267,7 @@ def _read_file(path: Path, columns: Mapping[str, str], task: Task) -> Dataset:
         table = datasets.load_dataset(reader, data_files=files, split="train", cache_dir=str(cache), **options)
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(f"{path}: not read as a table: {_why_unreadable(path, reader, error)}") from error
-    return _tidy(table, columns, task, path.name)
+    return _tidy(table, data, columns, task, path.name)
 
 
 def _csv_options(path: Path, columns: Mapping[str, str]) -> dict[str, object]:
@@ -337,7 +339,7 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
             )
 
 
-def _tidy(table: Dataset, columns: Mapping[str, str], task: Task, source: str) -> Dataset:
+def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: Task, source: str) -> Dataset:
     """Return the wanted columns under our names, with row numbers; nothing but the label column is copied to memory."""
     _require_columns(table.column_names, columns, source)
     if len(table) == 0:
@@ -348,6 +350,7 @@ def _tidy(table: Dataset, columns: Mapping[str, str], task: Task, source: str) -
         if name in columns:
             table = _as_text(table, name, f"{source}: column {columns[name]!r}")
     if "label" in columns:
+        table = split_labels(table, data.label_separator) if task.several_labels else table
         label = task.read_labels(table, f"{source}: column {columns['label']!r}")
         table = table.remove_columns("label").add_column("label", label)
     table = table.add_column("row", pa.array(np.arange(1, len(table) + 1)))

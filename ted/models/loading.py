@@ -411,10 +411,15 @@ def _set_labels(config: Any, task: Task, location: str) -> None:  # noqa: ANN401
             f"{location} has a head of {len(trained)} outputs, the run needs {len(names)}; "
             "set task.kind and task.labels to what it was trained for, or take a model without a task head"
         )
+    if has_head and config.problem_type not in {None, task.problem_type}:
+        raise ModelError(
+            f"{location} was trained for {config.problem_type}, the run is {task.problem_type}; set task.kind to what "
+            "it was trained for, or take a model without a task head"
+        )
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = None
+    config.problem_type = task.problem_type
 
 
 def _cannot_load(what: str, source: ModelSource, error: Exception) -> str:

@@ -40,6 +40,20 @@ class ClassAnswerer:
         }
 
 
+class LabelsAnswerer:
+    """`{"labels", "probabilities"}`; a text may have no label."""
+
+    def __init__(self, task: Mapping[str, Any]) -> None:
+        self.labels: list[str] = task["labels"]
+        self.threshold: float = task["threshold"]
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the labels that are more probable than the threshold, and all probabilities."""
+        probabilities = {name: float(value) for name, value in zip(self.labels, sigmoid(logits[0]), strict=True)}
+        chosen = [name for name, value in probabilities.items() if value > self.threshold]
+        return {"labels": chosen, "probabilities": probabilities}
+
+
 class NumberAnswerer:
     """`{"value"}`."""
 
@@ -68,6 +82,7 @@ class SpanAnswerer:
 
 ANSWERERS: dict[str, Callable[[Mapping[str, Any]], Answerer]] = {
     "classification": ClassAnswerer,
+    "multi_label": LabelsAnswerer,
     "regression": NumberAnswerer,
     "question_answering": SpanAnswerer,
 }
@@ -90,3 +105,8 @@ def softmax(logits_C: Logits) -> NDArray[np.float64]:
     shifted = logits_C.astype(np.float64) - logits_C.max(axis=-1, keepdims=True)
     exponential = np.exp(shifted)
     return np.asarray(exponential / exponential.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: Logits) -> NDArray[np.float64]:
+    """Return the probability of each output by itself."""
+    return np.asarray((1 + np.tanh(logits.astype(np.float64) / 2)) / 2)

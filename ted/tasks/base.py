@@ -45,6 +45,10 @@ class Task(ABC):
     """How the student's predictions are compared with the teacher's."""
     has_labels: ClassVar[bool] = True
     """Whether rows carry a label; a language model makes its own."""
+    several_labels: ClassVar[bool] = False
+    """Whether a row has a list of labels; they may be rare outside the training rows."""
+    problem_type: ClassVar[str | None] = None
+    """What transformers calls the task, where one auto class has several."""
     whole_label: ClassVar[str] = "a finite number"
     """What a label must be, for messages."""
     kept_together: ClassVar[tuple[str, ...]] = ("text", "text_pair")

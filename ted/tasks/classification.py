@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precisi
 from torch import Tensor
 
 from ted import losses
-from ted.data.labels import read_classes
+from ted.data.labels import class_numbers, in_order, read_classes
 from ted.tasks.base import Array, Batch, FloatArray, Outputs, SequenceTask
 
 
@@ -23,6 +23,7 @@ class Classification(SequenceTask):
     kind = "classification"
     primary_metric = "accuracy"
     prediction_loss = "kl"
+    problem_type = "single_label_classification"
     unlabelled = -100
 
     def read_labels(self, table: Dataset, place: str) -> pa.ChunkedArray:
@@ -33,14 +34,11 @@ class Classification(SequenceTask):
         """Return the declared names, or the labels of the training rows in order; numbers by value."""
         if self.settings.labels is not None:
             return self.settings.labels
-        found = set(train.unique("label")) - {None}
-        return tuple(sorted(found, key=lambda label: (int(label) if label.isdecimal() else -1, label)))
+        return in_order(set(train.unique("label")) - {None})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return class indices; a whole number stands for the declared class of that index, if none is called so."""
-        numbers = {name: index for index, name in enumerate(names)}
-        if self.settings.labels is not None and not any(name.isdecimal() for name in names):
-            numbers |= {str(index): index for index in range(len(names))}
+        numbers = class_numbers(names, declared=self.settings.labels is not None)
         return frame["label"].map(numbers).astype(np.float64)
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type

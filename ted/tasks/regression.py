@@ -27,6 +27,7 @@ class Regression(SequenceTask):
     kind = "regression"
     primary_metric = "pearson"
     prediction_loss = "mse"
+    problem_type = "regression"
     unlabelled = float("nan")
 
     @property

@@ -34,6 +34,7 @@ def test_every_setting_stands_once_in_the_page() -> None:
         "| `data.max_length` | whole number, at least 8, at most 8192 | `128` | ",
         "| `learning_rate` | number, above 0, at most 1 | `0.00005` | `0.0001` | `0.001` | `0.0001` | ",
         "| `export.name` | text, like `^[a-z0-9][a-z0-9_-]*$` | `ted-student` | ",
+        "| `data.label_separator` | text, not empty | `\\|` | ",
         "| `teacher.finetune` | true or false | `true` | ",
         "| `distillation.training` | a block | see [training](#training) | ",
         "| `filters.backbone_dropout` | `true` |\n",

@@ -7,11 +7,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, TOPICS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, DistillationTraining, TaskSettings
 from ted.data.preparation import collator, training_features
 from ted.filters import TaskAwareFilters
-from ted.methods import LayerMSE, PredictionKL, PredictionMSE, Term
+from ted.methods import LayerMSE, PredictionBCE, PredictionKL, PredictionMSE, Term
 from ted.models.frozen import FrozenModel
 from ted.models.loading import find_model, load_pretrained
 from ted.models.student import build_student
@@ -21,18 +21,23 @@ from ted.training import TrainingRun, train
 
 TASKS = {
     "classification": get_task(TaskSettings(), LABELS),
+    "multi_label": get_task(TaskSettings(kind="multi_label"), TOPICS),
     "regression": get_task(TaskSettings(kind="regression")),
     "question_answering": get_task(TaskSettings(kind="question_answering")),
 }
 TERMS: dict[str, tuple[Term, ...]] = {
     "task": (),
     "kl": (PredictionKL(5.0, 2.0),),
+    "bce": (PredictionBCE(5.0, 2.0),),
     "mse": (PredictionMSE(1.0),),
     "layers": (LayerMSE(10.0, "mean"),),
     "all": (PredictionKL(5.0, 2.0), LayerMSE(10.0, "sum", torch.tensor([0.5, 2.0]))),
 }
-CASES = [("classification", name) for name in ("task", "kl", "layers", "all")] + [("regression", "mse")]
-CASES += [("question_answering", "all")]
+CASES = [("classification", name) for name in ("task", "kl", "layers", "all")] + [
+    ("multi_label", "bce"),
+    ("regression", "mse"),
+    ("question_answering", "all"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -172,6 +172,7 @@ LWD: dict[str, Any] = {"method": "lwd"}
 RANDOM: dict[str, Any] = {"method": "random_filter"}
 FINETUNE: dict[str, Any] = {"method": "finetune"}
 REGRESSION: dict[str, Any] = {"task": {"kind": "regression"}}
+MULTI_LABEL: dict[str, Any] = {"task": {"kind": "multi_label"}}
 OFFICIAL: dict[str, Any] = {"compatibility": "official"}
 BATCH_KL: dict[str, Any] = merged(REGRESSION, nested("distillation.batch_softmax_kl", True))
 
@@ -183,6 +184,9 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     ({}, "task.null_threshold", None, "task.kind is classification"),
     (QUESTIONS, "filters.head_pooling", "mean", "task.kind is question_answering"),
     (QUESTIONS, "task.labels", ["a", "b"], "task.kind is question_answering"),
+    ({}, "task.threshold", 0.4, "task.kind is classification"),
+    ({}, "data.label_separator", ";", "task.kind is classification"),
+    (MULTI_LABEL, "distillation.prediction_mse_alpha", 1.0, "task.kind is multi_label"),
     (REGRESSION, "quality.min_rows_per_class", 3, "task.kind is regression"),
     (REGRESSION, "distillation.kl_alpha", 1.0, "a regression task has one output"),
     (REGRESSION, "distillation.temperature", 2.0, "a regression task has one output"),
@@ -274,6 +278,9 @@ def test_settings_that_act_are_taken() -> None:
     rules = nested("gates.min_gain_over_control", None) | nested("evaluation.control", False)
     assert parse_settings(rules).gates.min_gain_over_control is None
     assert parse_settings(nested("distillation.ridge_penalty", 0.1)).distillation.ridge_penalty == 0.1
+    labels = merged(MULTI_LABEL, nested("task.threshold", 0.3), nested("quality.min_rows_per_class", 3))
+    acting = merged(labels, nested("data.label_separator", ";"), nested("distillation.temperature", 1.0))
+    assert parse_settings(acting).task.threshold == 0.3
 
 
 def test_nonlinear_filters_cannot_be_aligned() -> None:

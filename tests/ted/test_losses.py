@@ -34,6 +34,15 @@ def test_cross_entropy_equals_torch() -> None:
     torch.testing.assert_close(ours, functional.cross_entropy(logits, labels, ignore_index=-100))
 
 
+def test_binary_cross_entropy_equals_torch() -> None:
+    logits, targets = torch.randn(5, 3), torch.randint(0, 2, (5, 3))
+    targets[[1, 3]] = -100
+    known = targets[:, 0] >= 0
+    ours = losses.binary_cross_entropy(logits, targets, known, num_items=torch.tensor(3))
+    expected = functional.binary_cross_entropy_with_logits(logits[known], targets[known].float())
+    torch.testing.assert_close(ours, expected)
+
+
 def test_squared_error_equals_torch() -> None:
     predictions, targets = torch.randn(5), torch.tensor([0.5, float("nan"), -1.0, 2.0, float("nan")])
     known = ~torch.isnan(targets)
@@ -69,6 +78,28 @@ def test_prediction_kl_survives_extreme_logits() -> None:
     loss = losses.prediction_kl(student, teacher, torch.ones(1), temperature=1.0, num_items=torch.tensor(1))
     assert torch.isfinite(loss)
     assert torch.isfinite(torch.autograd.grad(loss, student)[0]).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_prediction_bce_equals_torch_on_softened_probabilities(temperature: float) -> None:
+    student, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    expected = temperature**2 * functional.binary_cross_entropy_with_logits(
+        student / temperature, torch.sigmoid(teacher / temperature)
+    )
+    ours = losses.prediction_bce(student, teacher, torch.ones(4), temperature=temperature, num_items=torch.tensor(4))
+    torch.testing.assert_close(ours, expected)
+
+
+def test_prediction_bce_draws_the_student_to_the_teacher_with_a_force_that_outlasts_the_temperature() -> None:
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    one, four = torch.ones(4), torch.tensor(4)
+
+    def gradient(leaf: Tensor, temperature: float) -> Tensor:
+        loss = losses.prediction_bce(leaf, teacher, one, temperature=temperature, num_items=four)
+        return torch.autograd.grad(loss, leaf)[0]
+
+    assert gradient(teacher.clone().requires_grad_(), 2.0).abs().max() < 1e-7
+    torch.testing.assert_close(gradient(student, 1e3), (student - teacher) / 4 / 12, rtol=1e-2, atol=1e-4)
 
 
 def test_batch_softmax_kl_equals_the_published_arithmetic() -> None:
@@ -107,6 +138,10 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 MASKED: dict[str, Loss] = {
     "squared_error": lambda s, t, m, n: losses.squared_error(s[:, 0, 0], t[:, 0, 0], m[:, 0], num_items=n),
     "prediction_kl": lambda s, t, m, n: losses.prediction_kl(s[:, 0], t[:, 0], m[:, 0], temperature=2.0, num_items=n),
+    "prediction_bce": lambda s, t, m, n: losses.prediction_bce(s[:, 0], t[:, 0], m[:, 0], temperature=2.0, num_items=n),
+    "binary_cross_entropy": lambda s, t, m, n: losses.binary_cross_entropy(
+        s[:, 0], (t[:, 0] > 0).float(), m[:, 0], num_items=n
+    ),
     "layer_mse": lambda s, t, m, n: losses.layer_mse(s, t, m, num_items=n),
     "cross_entropy": lambda s, _, m, n: losses.cross_entropy(
         s[:, 0], torch.zeros(len(s), dtype=torch.int64), m[:, 0], num_items=n

@@ -14,6 +14,7 @@ from ted.methods import (
     Counts,
     LayerMSE,
     Matched,
+    PredictionBCE,
     PredictionKL,
     PredictionMSE,
     build_terms,
@@ -50,6 +51,14 @@ def test_prediction_kl_counts_every_row(matched: Matched) -> None:
         functional.log_softmax(matched.student_logits / 2, -1),
         functional.softmax(matched.teacher_logits / 2, -1),
         reduction="batchmean",
+    )
+    torch.testing.assert_close(term(matched, COUNTS), expected)
+
+
+def test_prediction_bce_counts_every_row(matched: Matched) -> None:
+    term = PredictionBCE(weight=3.0, temperature=2.0)
+    expected = 4 * functional.binary_cross_entropy_with_logits(
+        matched.student_logits / 2, torch.sigmoid(matched.teacher_logits / 2)
     )
     torch.testing.assert_close(term(matched, COUNTS), expected)
 
@@ -108,6 +117,7 @@ def test_pairs_must_be_complete(matched: Matched) -> None:
 
 VARIANCES = torch.tensor([2.0])
 REGRESSION = {"task": {"kind": "regression"}}
+MULTI_LABEL = {"task": {"kind": "multi_label"}}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,8 @@ REGRESSION = {"task": {"kind": "regression"}}
         ({"distillation": {"mse_alpha": 0}}, (PredictionKL(5.0, 2.0),)),
         ({"distillation": {"layer_loss_units": "raw", "layer_reduction": "sum", "temperature": 1.0}},
          (PredictionKL(5.0, 1.0), LayerMSE(10.0, "sum"))),
+        (MULTI_LABEL, (PredictionBCE(5.0, 2.0), LayerMSE(10.0, "mean", VARIANCES))),
+        (MULTI_LABEL | {"compatibility": "official"}, (PredictionBCE(5.0, 2.0), LayerMSE(10.0, "mean"))),
         (REGRESSION, (PredictionMSE(1.0), LayerMSE(10.0, "mean", VARIANCES))),
         (REGRESSION | {"distillation": {"batch_softmax_kl": True}},
          (BatchSoftmaxKL(5.0, 2.0), LayerMSE(10.0, "mean", VARIANCES))),

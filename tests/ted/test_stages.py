@@ -66,6 +66,11 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def multi_label(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("multi_label"), "multi_label")
+
+
+@pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("regression"), "regression")
 
@@ -419,7 +424,7 @@ class TestCheckpointsBelongToTheirInputs:
         assert self.checkpoints(folder, monkeypatch) == self.checkpoints(folder, monkeypatch, run=elsewhere)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "multi_label"])
 def test_batches_without_any_label_still_teach(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     made: Path = request.getfixturevalue(kind)
     data = DatasetDict.load_from_disk(str(made / "data"))

@@ -154,6 +154,14 @@ class TestLoading:
         with pytest.raises(ModelError, match=rf"has a head of {num_labels} outputs, the run needs {needed}"):
             load_pretrained(source, task)
 
+    def test_a_head_for_one_class_is_none_for_several_labels(self, tmp_path: Path) -> None:
+        folder = tmp_path / "classifier"
+        loaded = load_pretrained(classifier(folder, list(LABELS)), CLASSIFICATION)
+        write_model(folder, loaded.model, loaded.tokenizer)
+        several = get_task(TaskSettings(kind="multi_label"), LABELS)
+        with pytest.raises(ModelError, match="was trained for single_label_classification, the run is multi_label_cla"):
+            load_pretrained(find_model(str(folder)), several)
+
     def test_a_classifier_of_named_classes_is_no_regression(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="has a head of 2 outputs, the run needs 1"):
             load_pretrained(classifier(tmp_path, list(LABELS)), REGRESSION)

@@ -1,13 +1,20 @@
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch.nn import functional
 from transformers import BertModel
 
-from benchmarks.tiny import new_config
+from benchmarks.tiny import LABELS, new_config, new_data, new_settings, run_stages, write_backbone
 from ted.config import FilterSettings, TaskSettings
+from ted.evaluation import evaluate_models
+from ted.export.bundle import export_bundle
 from ted.heads import SequenceHead
+from ted.serving.bundle import open_bundle
+from ted.serving.predictor import Predictor
 from ted.tasks.classification import Classification
 
 BINARY = Classification(TaskSettings(), ("no", "yes"))
@@ -81,3 +88,30 @@ def test_a_filter_head_has_the_outputs_of_the_task() -> None:
     head = TERNARY.filter_head(8, FilterSettings(head_dropout=0.3), BertModel(new_config()))
     assert isinstance(head, SequenceHead)
     assert (head.out.out_features, head.pooling, head.dropout.p) == (3, "mean", 0.3)
+
+
+def test_pairs_go_from_rows_to_served_answers(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    dataset = new_data("classification", unlabelled=12, pair=True)
+    dataset.save_to_disk(str(data))
+    write_backbone(tmp_path / "backbone")
+    changes = {"text_pair_column": "text_pair", "max_length": 16}
+    settings = new_settings(tmp_path, data=changes, export={"int8": False, "name": "pairs"})
+    run_stages(settings, tmp_path)
+    models = {name: tmp_path / name for name in ("teacher", "student")}
+    evaluation = evaluate_models(settings, data, models, tmp_path / "evaluation")
+    table = pd.read_parquet(tmp_path / "evaluation" / "predictions.parquet")
+    assert table["text_pair"].tolist() == dataset["test"]["text_pair"][:]
+
+    manifest = export_bundle(settings, tmp_path / "student", data, evaluation, 1, tmp_path / "bundles")
+    assert manifest["pair"] is True
+    assert manifest["parity"]["raw_text"]["texts"] == 16
+    predictor = Predictor(open_bundle(tmp_path / "bundles"))
+    pairs = list(zip(dataset["test"]["text"], dataset["test"]["text_pair"], strict=True))
+    assert any(len(windows[0].ids) == 16 for windows in predictor.encode(pairs))
+    answers = predictor.predict(pairs)
+    assert [answer["label"] for answer in answers] == table["student_prediction"].tolist()
+    assert [answer["text"] for answer in answers] == pairs
+    swapped = predictor.predict([(second, first) for first, second in pairs])
+    assert [answer["probabilities"] for answer in swapped] != [answer["probabilities"] for answer in answers]
+    assert {answer["label"] for answer in answers} <= set(LABELS)

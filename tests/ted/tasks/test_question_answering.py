@@ -299,3 +299,9 @@ def test_a_run_ends_in_a_bundle_that_answers_as_the_evaluation_did(tmp_path: Pat
     assert {len(answer["answer"].split()) for answer in served} - {0}
     for answer in served:
         assert answer["text"][1][answer["start"] : answer["end"]] == answer["answer"]
+
+    # Serving cuts questions and contexts into the very tokens of training, and a context may hold nothing.
+    pair = ("good film " * 50, "the plot was dull " * 9)
+    features = tokenize(Dataset.from_dict({"text": [pair[0]], "text_pair": [pair[1]]}), new_tokenizer(), TASK, DATA)
+    assert [window.ids for window in exact.encode([pair])[0]] == features["input_ids"][:]
+    assert exact.predict([("good", "")])[0] == {"text": ("good", ""), "answer": "", "start": 0, "end": 0, "score": 1.0}
