@@ -275,7 +275,7 @@ class StudentSettings(Section):
     attn_implementation: Attention | None = None
     """Implementation of attention while the student trains; None takes what its class prefers."""
     dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
-    """As `teacher.dropout`, for `student.model`; a student made of teacher layers has the teacher's dropout."""
+    """As `teacher.dropout`, for `student.model`; a student made from the teacher has the teacher's dropout."""
     finetune: bool = True
     """Fine-tune the student before distillation; false starts from it as it was built or loaded."""
     training: StudentTraining = StudentTraining()
@@ -671,10 +671,10 @@ class Settings(Section):
                 idle.append(("teacher.attn_implementation", "the teacher neither trains nor teaches"))
         if self.student.num_layers is None:
             idle.append(("student.layer_choice", "student.num_layers is not given"))
-        if self.filters.training.gradient_checkpointing:
-            idle.append(("filters.training", "filters.training.gradient_checkpointing has no layers to act on"))
+        stage_one = [f"{block}.gradient_checkpointing" for block in ("filters.training", "filters.student_training")]
+        idle += [(key, "a filter has no layers") for key in stage_one if self._given(key) and self._value(key)]
         if self.student.model is None:
-            idle.append(("student.dropout", "the student is made of teacher layers and has teacher.dropout"))
+            idle.append(("student.dropout", "student.model is not given, and other students have teacher.dropout"))
         if not self.student.finetune:
             idle.append(("student.training", "student.finetune is false"))
         return idle

@@ -203,7 +203,7 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     (BATCH_KL, "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
     (merged(REGRESSION, OFFICIAL), "distillation.prediction_mse_alpha", 1.0, "a regression task has one output"),
     (nested("data.splits", {"train": "a", "test": "b"}), "data.test_fraction", 0.1, "data.splits names the test split"),
-    ({}, "student.dropout", {"hidden_dropout_prob": 0.0}, "made of teacher layers and has teacher.dropout"),
+    ({}, "student.dropout", {"hidden_dropout_prob": 0.0}, "other students have teacher.dropout"),
     ({}, "filters.student_training.warmup_steps", 0, "do not start as stage I leaves them"),
     *[(KD, key, value, "method kd does not use it") for key, value in [
         ("filters.filter_output_dim", 8),
@@ -267,7 +267,8 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     (nested("gates.max_slice_drop", None), "gates.min_slice_rows", 5, "gates.max_slice_drop is null"),
     (nested("teacher.training.max_steps", 5), "teacher.training.num_train_epochs", 2.0, "overrides its"),
     ({}, "student.layer_choice", "last", "student.num_layers is not given"),
-    ({}, "filters.training.gradient_checkpointing", True, "has no layers to act on"),
+    ({}, "filters.training.gradient_checkpointing", True, "a filter has no layers"),
+    (OFFICIAL, "filters.student_training.gradient_checkpointing", True, "a filter has no layers"),
     (FINETUNE, "teacher.dtype", "bfloat16", "method finetune does not use it"),
     (merged(FINETUNE, nested("teacher.finetune", False)), "teacher.attn_implementation", "eager", "neither trains nor"),
     (
