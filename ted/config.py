@@ -144,8 +144,8 @@ class QualitySettings(Section):
     text_length: Policy = "exclude"
     """Policy for rows whose text is shorter or longer than the bounds below."""
     unknown_label: Policy = "stop"
-    """Policy for rows whose label is outside the declared classes, is not a finite number, or names an answer that does
-    not stand where it says."""
+    """Policy for rows whose label is outside the declared classes, is not a finite number or not a tag per word, or
+    names an answer that does not stand where it says."""
     duplicates: Policy = "exclude"
     """Policy for rows that repeat text and label of an earlier row of the split; the first row stays."""
     conflicting_labels: Policy = "exclude"

@@ -89,7 +89,8 @@ class _Split:
 def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings, settings: TaskSettings) -> Validation:
     """Return the rows that meet the task's expectations, and what became of the others.
 
-    Labels become `ClassLabel` in the order of `task.labels` (or the sorted labels of the training split), or float32.
+    Labels become `ClassLabel` in the order of `task.labels` (or the sorted labels of the training split), lists of it
+    where words have tags, or float32.
     A whole number stands for the class of that index where `task.labels` is given and names no number itself; elsewhere
     it is a name. The split `unlabelled` meets the rules about its text only, and must not hold texts of validation or
     test.

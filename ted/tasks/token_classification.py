@@ -92,6 +92,8 @@ class TokenClassification(Task):
         """Return which types of entity, or tags, stand in too few rows."""
         if not len(numbers_N):
             return "no row is left"
+        if len(names) == 1:
+            return f"the only tag is {names[0]!r}; two are needed to tell words apart"
         entities = mark_entities(names)
         spans = (find_spans(tags, entities=entities) for tags in column.to_pylist())
         rows_of = Counter(label for row in spans for label in {span.label for span in row})

@@ -194,7 +194,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "nonlinear": {"filters": {"filter_nonlinear": True}, "distillation": {"student_filter_init": "random"}},
     "narrow": {"filters": {"filter_output_dim": 8, "filter_interval": 2}},
     "official": {"compatibility": "official"},
-    "embeddings": {"filters": {"match_embeddings": True, "head_pooling": "last_token"}},
+    "embeddings": {"filters": {"match_embeddings": True}},
     "all_to_one": {"filters": {"layer_map": "all_to_one"}, "teacher": {"dtype": "bfloat16"}},
 }
 LAYER_LOSSES = {"layer_loss", "layer_loss_0"}

@@ -209,6 +209,10 @@ class TestRules:
             self.judge(rows, LENIENT.model_copy(update={"min_rows_per_class": 2}), labels)
         assert "too few rows with 'X' 0, 'O' 1; quality.min_rows_per_class is 2" in str(caught.value)
 
+    def test_a_single_tag_is_refused(self) -> None:
+        with pytest.raises(DataQualityError, match="train: min_rows_per_class: the only tag is 'O'; two are needed"):
+            self.judge([("on we go", ["O", "O", "O"])])
+
     def test_a_split_without_rows_is_refused(self) -> None:
         with pytest.raises(DataQualityError, match="train: min_rows_per_class: no row is left"):
             self.judge([("to", ["O"])])
