@@ -19,7 +19,7 @@ def answers(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the name of each case in the folder's cases.yaml, and the error or the findings it meets."""
     cases: dict[str, dict[str, Any]] = yaml.safe_load((folder / "cases.yaml").read_text(encoding="utf-8"))
     for name, case in cases.items():
-        data = DataSettings(source=str(folder / case["source"]))
+        data = DataSettings(source=str(folder / case["source"]), **case.get("data", {}))
         task = TaskSettings(kind=case.get("kind", "classification"), labels=case.get("labels"))
         try:
             validation = validate(load_dataset(data, task, seed=0), data, QualitySettings(), task)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ted.config import FilterSettings, Settings, parse_settings
+from ted.config import FilterSettings, Settings, TaskKind, parse_settings
 from ted.filters import FilterKind, TaskAwareFilters
 from ted.methods import build_terms
 from ted.models.frozen import FrozenModel
@@ -32,7 +32,12 @@ from ted.tasks import Task, get_task
 
 TOLERANCE = 1e-5
 ROUNDING_NOISE = 1e-6
-TASKS = ("classification", "regression")
+# Task of a case -> kind of the settings, and the class that has its weights.
+TASKS: dict[str, tuple[TaskKind, str]] = {
+    "classification": ("classification", "DebertaV2ForSequenceClassification"),
+    "regression": ("regression", "DebertaV2ForSequenceClassification"),
+    "qa": ("question_answering", "DebertaV2ForQuestionAnswering"),
+}
 BLOCKS = ("expected_nopad", "expected_real_only", "expected")
 LOSSES = {"task_loss": "task_loss", "prediction_loss": "kl", "layer_loss": "layer_loss", "loss": "total"}
 
@@ -64,8 +69,15 @@ class Case:
         hyper = self.spec["hyper"]
         distillation = {"kl_alpha": hyper["kl_alpha"], "mse_alpha": hyper["mse_alpha"]}
         method = "ted" if self.spec["teacher_has_filters"] else "lwd"
-        values = {"task": {"kind": self.spec["task_kind"]}, "method": method, "distillation": distillation}
+        values = {"task": {"kind": self.kind}, "method": method, "distillation": distillation}
+        if self.kind == "question_answering":
+            values["data"] = {"text_pair_column": "context"}
         return parse_settings({**values, "compatibility": "official"}).resolved()
+
+    @property
+    def kind(self) -> TaskKind:
+        """Kind of task."""
+        return TASKS[self.spec["task_kind"]][0]
 
     @property
     def task(self) -> Task:
@@ -82,7 +94,7 @@ class Case:
         """Return teacher or student with its weights."""
         config = transformers.DebertaV2Config(**self.spec[f"{side}_config"])
         config.num_labels = self.spec["num_labels"]
-        model: PreTrainedModel = transformers.DebertaV2ForSequenceClassification(config)
+        model: PreTrainedModel = getattr(transformers, TASKS[self.spec["task_kind"]][1])(config)
         model.load_state_dict(self.below(f"{side}."))
         model.train(False)
         return model
@@ -106,15 +118,20 @@ class Case:
         heads = nn.ModuleList(self.task.filter_head(dim, filters, model) for _ in self.spec[f"{side}_filter_layers"])
         poolers, outputs = self.below(f"stage1_{side}_poolers."), self.below(f"stage1_{side}_heads.")
         for index, head in enumerate(heads):
-            weights = {name: poolers[f"{index}.{name}"] for name in ("dense.weight", "dense.bias")}
+            weights = {name: poolers[f"{index}.{name}"] for name in ("dense.weight", "dense.bias") if poolers}
             head.load_state_dict(weights | {f"out.{name}": outputs[f"{index}.{name}"] for name in ("weight", "bias")})
         return heads
 
     def batch(self, block: str) -> Tensors:
         """Return the batch that a block is about; `index` is the place of a row."""
         prefix = "nopad." if block == "expected_nopad" else ""
-        names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+        names = ("input_ids", "attention_mask", "token_type_ids")
         batch = {name: self.tensors[prefix + name] for name in names}
+        if self.kind == "question_answering":
+            places = [self.tensors[f"{prefix}{side}_positions"] for side in ("start", "end")]
+            batch["labels"] = torch.stack(places, dim=1)
+        else:
+            batch["labels"] = self.tensors[f"{prefix}labels"]
         return {**batch, "index": torch.arange(len(batch["labels"]))}
 
 
@@ -173,16 +190,23 @@ def _gradient_errors(case: Case, block: str, objective: DistillationObjective) -
 
 def _output_errors(case: Case, block: str, objective: DistillationObjective, batch: Tensors) -> Errors:
     with torch.no_grad():
-        matched, logits = objective.match(batch)
+        matched, _ = objective.match(batch)
     ours = {
-        "student_logits": logits,
-        "teacher_logits": matched.teacher_logits,
+        **_logits("student", matched.student_logits),
+        **_logits("teacher", matched.teacher_logits),
         "student_filter_out": torch.stack(list(matched.student_states)),
         "teacher_filter_out": torch.stack(list(matched.teacher_states)),
     }
     expected = case.below(f"{block}.")
     shared = [name for name in ours if name in expected]
     return {name: _to_maximum(ours[name].reshape(expected[name].shape), expected[name]) for name in shared}
+
+
+def _logits(side: str, logits: Tensor) -> Tensors:
+    """Return the logits of predictions (B, C), or of start and end (B, 2, L), under the names of a case."""
+    if logits.dim() == 2:  # noqa: PLR2004 - rows and outputs
+        return {f"{side}_logits": logits}
+    return {f"{side}_start_logits": logits[:, 0], f"{side}_end_logits": logits[:, 1]}
 
 
 def _stage_one_errors(case: Case, block: str, side: str, batch: Tensors) -> Errors:
@@ -193,6 +217,7 @@ def _stage_one_errors(case: Case, block: str, side: str, batch: Tensors) -> Erro
     if block == "expected":
         silence_padded_queries(model, batch["attention_mask"])
     objective = FilterObjective(filters, case.heads(side), FrozenModel(model, filters.layers), case.task)
+    objective.mask_padding = block == "expected_real_only"
     loss = objective(batch, objective.count([batch]))["loss"]
     loss.backward()
     errors = {f"stage1_{side}_loss": _relative(loss, expected[f"stage1_{side}_loss"])}

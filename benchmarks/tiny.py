@@ -11,10 +11,18 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from ted import stages
-from ted.config import Settings, parse_settings
+from ted.config import LANGUAGE_MODELS, Settings, parse_settings
 from ted.stages import DistillationInputs
 
 GOOD = ("good", "great", "fine", "superb", "lovely")
@@ -23,7 +31,15 @@ FILLING = ("the", "film", "a", "movie", "plot", "is", "was", "with", "and", "of"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (*SPECIAL, *GOOD, *BAD, *FILLING)
 LABELS = ("negative", "positive")
+NO_ANSWERS: dict[str, list[Any]] = {"text": [], "answer_start": []}
 TOPICS = ("acting", "praise")
+TAGS = ("B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O")
+LABEL_TYPES = {
+    "classification": ClassLabel(names=list(LABELS)),
+    "multi_label": List(ClassLabel(names=list(TOPICS))),
+    "regression": Value("float32"),
+    "token_classification": List(ClassLabel(names=list(TAGS))),
+}
 
 
 def new_tokenizer(words: tuple[str, ...] = WORDS) -> PreTrainedTokenizerBase:
@@ -79,6 +95,33 @@ def write_backbone(folder: Path) -> Path:
     return write_model(folder, model, new_tokenizer())
 
 
+def new_decoder_tokenizer() -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a decoder: the same words, [SEP] as the end of a text, and no token added to a text."""
+    tokenizer = new_tokenizer()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # by transformers
+        tokenizer_object=_without_template(tokenizer.backend_tokenizer),
+        model_input_names=["input_ids", "attention_mask"],
+        pad_token=WORDS[0],
+        unk_token=WORDS[1],
+        eos_token=WORDS[3],
+    )
+
+
+def _without_template(backend: Tokenizer) -> Tokenizer:
+    backend.post_processor = processors.Sequence([])
+    return backend
+
+
+def write_decoder(folder: Path) -> Path:
+    """Write a GPT-2 of four layers, 32 wide, with its head for the next token."""
+    tokenizer = new_decoder_tokenizer()
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    config = GPT2Config(vocab_size=len(WORDS), n_embd=32, n_layer=4, n_head=2, n_positions=64, **ends)
+    model = GPT2LMHeadModel(config)
+    spread_weights(model, 0)
+    return write_model(folder, model, tokenizer)
+
+
 def new_data(kind: str, *, unlabelled: int = 0, train: int = 48, pair: bool = False) -> DatasetDict:
     """Return validated rows of uneven length: train, validation and test, and unlabelled ones if asked for.
 
@@ -102,24 +145,55 @@ def _as_pairs(rows: Dataset) -> Dataset:
 
 
 def _split(kind: str, name: str, count: int, draw: random.Random) -> Dataset:
-    texts, labels = [], []
+    if kind == "question_answering":
+        return _questions(name, count, draw)
+    if kind in LANGUAGE_MODELS:
+        return _split("regression", name, count, draw).remove_columns("label")
+    texts: list[str] = []
+    labels: list[Any] = []
     for row in range(count):
         good = row % 2
         words = draw.choices(FILLING, k=draw.randint(1, 12)) + draw.choices(GOOD if good else BAD, k=2)
         draw.shuffle(words)
         texts.append(" ".join(words))
         labels.append(_label(kind, good, words, draw))
-    types = {"classification": ClassLabel(names=list(LABELS)), "regression": Value("float32")}
-    types["multi_label"] = List(ClassLabel(names=list(TOPICS)))
-    features = {"text": Value("string"), "label": types[kind], "row": Value("int64"), "source": Value("string")}
+    features = {"text": Value("string"), "label": LABEL_TYPES[kind], "row": Value("int64"), "source": Value("string")}
     columns = {"text": texts, "label": labels, "row": list(range(1, count + 1)), "source": [name] * count}
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _label(kind: str, good: int, words: list[str], draw: random.Random) -> int | float | list[int]:
+def _questions(name: str, count: int, draw: random.Random) -> Dataset:
+    """Return questions for the good or the bad word of a context of up to two windows; every sixth has no answer."""
+    columns: dict[str, list[Any]] = {"text": [], "text_pair": [], "label": []}
+    for row in range(count):
+        wanted, other = (GOOD, BAD) if row % 2 else (BAD, GOOD)
+        answer = draw.choice(wanted) if row % 6 else None
+        words = [*draw.choices(FILLING, k=draw.randint(4, 14)), draw.choice(other), *([answer] if answer else [])]
+        draw.shuffle(words)
+        place = len(" ".join([*words[: words.index(answer)], ""])) if answer else None
+        columns["text"].append(f"{draw.choice(FILLING)} {wanted[0]}")
+        columns["text_pair"].append(" ".join(words))
+        columns["label"].append({"text": [answer] * 2, "answer_start": [place] * 2} if answer else NO_ANSWERS)
+    label = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+    features = {"text": Value("string"), "text_pair": Value("string"), "label": label}
+    features |= {"row": Value("int64"), "source": Value("string")}
+    places = {"row": list(range(1, count + 1)), "source": [name] * count}
+    return Dataset.from_dict(columns | places, features=Features(features))
+
+
+def _label(kind: str, good: int, words: list[str], draw: random.Random) -> Any:  # noqa: ANN401 - depends on the kind
     if kind == "multi_label":
         return [topic for topic, found in enumerate(("actor" in words, bool(good))) if found]
+    if kind == "token_classification":
+        return [TAGS.index(tag) for tag in _tags(words)]
     return good if kind == "classification" else good + draw.random()
+
+
+def _tags(words: list[str]) -> list[str]:
+    """Return tags that mark neighbouring good or bad words as one entity."""
+    kinds = ["GOOD" if word in GOOD else "BAD" if word in BAD else "" for word in words]
+    pairs = zip(["", *kinds], kinds, strict=False)
+    return [f"{'I' if kind == before else 'B'}-{kind}" if kind else "O" for before, kind in pairs]
 
 
 def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:
@@ -139,6 +213,9 @@ def new_settings(folder: Path, **changes: dict[str, Any] | str) -> Settings:
     }
     if changes.get("method", "ted") == "ted":
         values["filters"] = {"training": training}
+    task = changes.get("task", {})
+    if isinstance(task, dict) and task.get("kind") == "question_answering":
+        values["data"] |= {"text_pair_column": "text_pair", "stride": 4}
     for section, change in changes.items():
         values[section] = values.get(section, {}) | change if isinstance(change, dict) else change
     return parse_settings(values).resolved()

@@ -51,9 +51,17 @@ BOUNDS = {
     "exclusiveMaximum": "below {}",
     "minItems": "{} or more",
     "minLength": "not empty",
+    "minProperties": "{} or more",
     "pattern": "like `{}`",
 }
-TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "`null`"}
+TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "`null`",
+    "object": "block of values",
+}
 
 
 def page() -> str:
@@ -120,6 +128,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     """Return a field's type and bounds in words."""
     if "anyOf" in schema:
         return ", or ".join(_type(option) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return "a block as in [training](#training)"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     bounds = [text.format(_literal(schema[key])) for key, text in BOUNDS.items() if key in schema]
@@ -132,8 +142,8 @@ def _type(schema: Mapping[str, Any]) -> str:
 def _value(schema: Mapping[str, Any]) -> str:
     if "default" not in schema:
         return "must be given"
-    # A bar would end the cell, even in code.
-    return f"`{_literal(schema['default'])}`".replace("|", "\\|")
+    # A bar would end the cell of the table, also inside of code.
+    return f"`{_literal(schema['default'])}`".replace("|", r"\|")
 
 
 def _literal(value: object) -> str:

@@ -74,14 +74,14 @@ def predict(
 ) -> None:
     """Print the student's answer to each text as a JSON line."""
     from ted.serving.bundle import open_bundle
-    from ted.serving.predictor import Predictor
+    from ted.serving.generation import open_predictor
 
     items: list[Any] = list(texts)
     if pair:
         if len(texts) % 2:
             raise TedError(f"--pair needs an even number of texts, got {len(texts)}; give two per answer")
         items = list(zip(texts[::2], texts[1::2], strict=True))
-    for answer in Predictor(open_bundle(bundle)).predict(items):
+    for answer in open_predictor(open_bundle(bundle)).predict(items):
         typer.echo(json.dumps(answer, ensure_ascii=False))
 
 

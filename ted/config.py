@@ -6,20 +6,31 @@ field of :class:`Settings` that is not a section. Sections are frozen, unknown k
 """
 
 import difflib
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ted.errors import SettingsError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-TaskKind = Literal["classification", "multi_label", "regression"]
+TaskKind = Literal[
+    "classification",
+    "multi_label",
+    "regression",
+    "question_answering",
+    "token_classification",
+    "causal_lm",
+    "masked_lm",
+]
 MethodName = Literal["finetune", "kd", "lwd", "random_filter", "ted"]
 Compatibility = Literal["none", "official"]
 Policy = Literal["stop", "exclude"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
+SplitName = Literal["train", "validation", "test"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -27,6 +38,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 LayerIndex = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -39,12 +51,22 @@ class TaskSettings(Section):
     """What the model has to do."""
 
     kind: TaskKind = "classification"
-    """Kind of task: one label out of a set, any number of them, or one number."""
+    """Kind of task: one label out of a set, any number of them, one number, the span of a text that answers a
+    question, a tag per word, or, of a language model, the next or a masked token."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """Names of the classes, in the order of the model's outputs; a data row with another label breaks a rule.
-    None takes the sorted labels of the training split. Classification and multi-label only."""
+    """Names of the classes or tags, in the order of the model's outputs; a data row with another label breaks a rule.
+    None takes the sorted labels of the training split. Classification, multi-label and token classification only."""
     threshold: PositiveFraction = 0.5
     """Probability above which a label belongs to the answer. Multi-label only."""
+    max_answer_tokens: Count = 30
+    """Tokens of the longest answer that is given. Question answering only."""
+    null_threshold: float | None = 0.0
+    """Most by which the score of no answer may exceed that of the best one before the answer is empty; None always
+    answers. Question answering only."""
+    mask_probability: PositiveFraction = 0.15
+    """Share of a text's tokens that a masked language model has to guess. Masked language models only."""
+    max_new_tokens: Count = 64
+    """Most tokens that a served causal language model adds to a text. Causal language models only."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -60,12 +82,18 @@ class DataSettings(Section):
     """A CSV, JSONL or Parquet file, a folder of them (one per split, or all of one split), or a hub data set id."""
     revision: str | None = None
     """Commit or tag of a hub data set; None takes the newest. Hub sources only."""
+    config_name: Annotated[str, Field(min_length=1)] | None = None
+    """Configuration of a hub data set that has several, such as one task of a benchmark. Hub sources only."""
+    splits: dict[SplitName, str] | None = None
+    """Which split of a hub data set is `train`, `validation` and `test`; the splits that are not named are left out.
+    None takes them by their names. Hub sources only."""
     text_column: str = "text"
-    """Column that holds the text."""
+    """Column that holds the text; for token classification, text or lists of words."""
     text_pair_column: str | None = None
-    """Column that holds the second text of a pair; None for single texts."""
+    """Column that holds the second text of a pair, or the context of a question; None for single texts."""
     label_column: str = "label"
-    """Column that holds the class name, class number or target number; of several labels, a list or a text."""
+    """Column that holds the class name, class number or target number; of several labels, a list or a text; the
+    answers of a question; the list of a text's tags."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
     """What stands between the labels where the label column holds text, as in CSV. Multi-label only."""
     unlabelled: str | None = None
@@ -79,9 +107,21 @@ class DataSettings(Section):
     test_fraction: PositiveFraction = 0.1
     """Share of the rows cut off as test split where the source has none."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Tokens a text is cut to, special tokens included."""
+    """Tokens a text is cut to, special tokens included; where long texts have windows, the tokens of a window."""
+    stride: Annotated[int, Field(ge=0)] = 64
+    """Tokens that neighbouring windows of a long text share."""
     group_by_length: bool = True
     """Batch training texts of similar length together."""
+
+    @model_validator(mode="after")
+    def _splits_are_apart(self) -> Self:
+        if self.splits is not None and "train" not in self.splits:
+            raise ValueError("data.splits names no train; say which split has the training rows")
+        if self.splits is not None and len(set(self.splits.values())) < len(self.splits):
+            raise ValueError(
+                f"data.splits names a split twice: {self.splits}; a split that is left out is cut from train"
+            )
+        return self
 
     @model_validator(mode="after")
     def _splits_leave_rows(self) -> Self:
@@ -104,7 +144,8 @@ class QualitySettings(Section):
     text_length: Policy = "exclude"
     """Policy for rows whose text is shorter or longer than the bounds below."""
     unknown_label: Policy = "stop"
-    """Policy for rows whose label is outside the declared classes, or is not a finite number."""
+    """Policy for rows whose label is outside the declared classes, is not a finite number or not a tag per word, or
+    names an answer that does not stand where it says."""
     duplicates: Policy = "exclude"
     """Policy for rows that repeat text and label of an earlier row of the split; the first row stays."""
     conflicting_labels: Policy = "exclude"
@@ -116,8 +157,8 @@ class QualitySettings(Section):
     max_characters: Count = 100_000
     """Most characters of a text."""
     min_rows_per_class: Count = 5
-    """Fewest rows of each class in each split (of each of several labels, in the training split), after exclusion;
-    fewer end the run. Classification and multi-label only."""
+    """Fewest rows of each class in each split, after exclusion; fewer end the run. Of several labels, of types of
+    entities and of tags, only the training rows are counted. Tasks with classes or tags only."""
     max_excluded_fraction: Fraction = 0.05
     """Share of a split's rows that may be excluded; more end the run."""
 
@@ -159,6 +200,8 @@ class TrainingSettings(Section):
     """Updates between checkpoints; a killed run goes on from the last one."""
     bf16: bool = False
     """Compute in bfloat16 where autocast allows."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again for the gradient: less memory, more time."""
 
 
 class TeacherTraining(TrainingSettings):
@@ -206,6 +249,12 @@ class TeacherSettings(Section):
     """Commit or tag of a hub model; None takes the newest. Hub models only."""
     finetune: bool = True
     """Fine-tune the model on the labelled rows; false takes it as it is."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention while the teacher trains and teaches; None takes what its class prefers."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights of the frozen teacher in stages I and II; fine-tuning and evaluation use float32."""
+    dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
+    """Dropout by its name in the model's configuration, such as `hidden_dropout_prob`; what is not named stays."""
     training: TeacherTraining = TeacherTraining()
     """How the teacher is fine-tuned."""
 
@@ -217,13 +266,26 @@ class StudentSettings(Section):
     """Hub id or local folder of a small pre-trained model; None builds the student from teacher layers."""
     layers: Annotated[tuple[LayerIndex, ...], Field(min_length=1)] | None = None
     """Layers of the pre-trained teacher that make up the student (0-based, rising); None takes every second one."""
+    num_layers: Count | None = None
+    """Number of teacher layers that make up the student, instead of their names in `layers`."""
+    layer_choice: Literal["evenly", "first", "last"] = "evenly"
+    """Which `num_layers` layers are taken: spread evenly from the first on, the first or the last ones."""
+    config: Annotated[dict[str, JsonValue], Field(min_length=1)] | None = None
+    """Values of the teacher's configuration to change; the student then starts with random weights from the seed."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention while the student trains; None takes what its class prefers."""
+    dropout: Annotated[dict[str, Probability], Field(min_length=1)] | None = None
+    """As `teacher.dropout`, for `student.model`; a student made from the teacher has the teacher's dropout."""
+    finetune: bool = True
+    """Fine-tune the student before distillation; false starts from it as it was built or loaded."""
     training: StudentTraining = StudentTraining()
     """How the student is fine-tuned before distillation."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.model is not None and self.layers is not None:
-            raise ValueError("student.layers cannot act beside student.model; remove one of the two")
+        origins = [name for name in ("model", "config", "layers", "num_layers") if getattr(self, name) is not None]
+        if len(origins) > 1:
+            raise ValueError(f"student.{origins[1]} cannot act beside student.{origins[0]}; remove one of the two")
         if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"student.layers must rise without repeats, not {list(self.layers)}")
         return self
@@ -240,10 +302,13 @@ class FilterSettings(Section):
     """Match the last of every so many student layers."""
     layer_pairs: Annotated[tuple[tuple[LayerIndex, LayerIndex], ...], Field(min_length=1)] | None = None
     """Pairs (student layer, teacher layer), 0-based; None derives them from `filter_interval` and `layer_map`."""
-    layer_map: Literal["last_of_group", "first_then_last"] = "last_of_group"
-    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule."""
-    head_pooling: Literal["mean", "first_token"] = "mean"
-    """How a stage-I head reads a sequence of filtered states."""
+    layer_map: Literal["last_of_group", "first_then_last", "all_to_one"] = "last_of_group"
+    """Which layer of each group of teacher layers is matched; `first_then_last` is the older published rule, and
+    `all_to_one` matches every one of these student layers to the teacher's last layer."""
+    match_embeddings: bool = False
+    """Also match the two models' embeddings, as a pair before all others."""
+    head_pooling: Literal["mean", "first_token", "last_token"] = "mean"
+    """How a stage-I head reads a sequence of filtered states; to a causal model's first token no other is known."""
     backbone_dropout: bool = False
     """Leave the frozen backbone's dropout on during stage I."""
     head_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -252,19 +317,25 @@ class FilterSettings(Section):
     """Standard deviation of a new filter's weights."""
     training: FilterTraining = FilterTraining()
     """How the filters are trained in stage I."""
+    student_training: FilterTraining | None = None
+    """How the student's filters are trained in stage I; None trains them like the teacher's."""
+
+    def training_of(self, side: Literal["teacher", "student"]) -> FilterTraining:
+        """Return how one side's filters are trained in stage I."""
+        return self.student_training if side == "student" and self.student_training is not None else self.training
 
 
 class DistillationSettings(Section):
     """Stage II: `task + kl_alpha * T^2 * KL + mse_alpha * layer loss`."""
 
     kl_alpha: NonNegative = 5.0
-    """Weight of the divergence between teacher and student predictions. Not for a regression."""
+    """Weight of the divergence between teacher and student predictions. Not for regression."""
     prediction_mse_alpha: NonNegative = 1.0
     """Weight of the squared difference between teacher and student predictions. Regression only."""
     mse_alpha: NonNegative = 10.0
     """Weight of the layer loss."""
     temperature: Positive = 2.0
-    """Temperature of the softmax, or of the sigmoid of each label, in the prediction loss. Not for a regression."""
+    """Temperature of the softmax, or of the sigmoid of each label, in the prediction loss. Not for regression."""
     layer_loss_units: Literal["variance", "raw"] = "variance"
     """Divide each layer's squared error by the variance of its target, or leave it as it is."""
     layer_reduction: Literal["mean", "sum"] = "mean"
@@ -312,7 +383,7 @@ class GateSettings(Section):
     """Rules a student must pass before it is exported and promoted; None switches a rule off."""
 
     min_teacher_share: Fraction | None = 0.9
-    """Least share of the teacher's primary metric."""
+    """Least share of the teacher's primary metric; where less is better, the teacher's share of the student's."""
     min_gain_over_start: float | None = 0.0
     """Gain in the primary metric over the student start that the student must exceed."""
     min_gain_over_control: float | None = 0.0
@@ -375,15 +446,37 @@ class ReportSettings(Section):
 LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
 STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
 
+# Language models make their own labels and read one text.
+LANGUAGE_MODELS: frozenset[TaskKind] = frozenset({"causal_lm", "masked_lm"})
+LABELLED: frozenset[TaskKind] = frozenset(get_args(TaskKind)) - LANGUAGE_MODELS
+
 # Settings that act on some kinds of task only.
 OF_TASKS: dict[str, frozenset[TaskKind]] = {
-    "task.labels": frozenset({"classification", "multi_label"}),
+    "task.labels": frozenset({"classification", "multi_label", "token_classification"}),
     "task.threshold": frozenset({"multi_label"}),
+    "task.max_answer_tokens": frozenset({"question_answering"}),
+    "task.null_threshold": frozenset({"question_answering"}),
+    "task.mask_probability": frozenset({"masked_lm"}),
+    "task.max_new_tokens": frozenset({"causal_lm"}),
+    "data.text_pair_column": frozenset({"classification", "multi_label", "regression", "question_answering"}),
+    "data.label_column": LABELLED,
     "data.label_separator": frozenset({"multi_label"}),
-    "quality.min_rows_per_class": frozenset({"classification", "multi_label"}),
+    "data.unlabelled": LABELLED,
+    "data.labelled_rows": LABELLED,
+    "data.stride": frozenset({"question_answering", "token_classification"}),
+    "quality.unknown_label": LABELLED,
+    "quality.conflicting_labels": LABELLED,
+    "quality.min_rows_per_class": frozenset({"classification", "multi_label", "token_classification"}),
+    "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
+    "filters.head_dropout": LABELLED,
+    "evaluation.extra_metrics": LABELLED,
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
+
+# Kinds of task that read a long text in windows. A window must hold more new tokens than special and shared ones.
+WINDOWED: frozenset[TaskKind] = frozenset({"question_answering", "token_classification"})
+MIN_WINDOW = 16
 
 # Settings that act on matched layers, in stage I and on what the teacher predicts.
 OF_LAYERS = (
@@ -396,7 +489,7 @@ OF_LAYERS = (
     "alignment_rows",
     "filter_learning_rate_multiplier",
 )
-OF_STAGE_ONE = ("training", "head_pooling", "head_dropout", "backbone_dropout")
+OF_STAGE_ONE = ("training", "student_training", "head_pooling", "head_dropout", "backbone_dropout")
 OF_PREDICTIONS = (
     "kl_alpha",
     "prediction_mse_alpha",
@@ -406,12 +499,23 @@ OF_PREDICTIONS = (
     "teacher_cache_mib",
 )
 
-# Settings that give the arithmetic of the published code at commit 1cd33d0.
+# The blocks that hold a training.
+TRAININGS = (
+    "teacher.training",
+    "student.training",
+    "filters.training",
+    "filters.student_training",
+    "distillation.training",
+)
+
+# Settings that give the arithmetic of the published code at commit 1cd33d0, in every training and elsewhere.
+OFFICIAL_TRAINING: dict[str, Any] = {"max_grad_norm": 0.0, "weight_decay": 0.0, "lr_scheduler_type": "linear"}
 OFFICIAL_VALUES: dict[str, Any] = {
     "filters.head_pooling": "first_token",
     "filters.backbone_dropout": True,
     "filters.init_std": 0.02,
     "filters.layer_map": "last_of_group",
+    "filters.match_embeddings": False,
     "distillation.temperature": 2.0,
     "distillation.layer_loss_units": "raw",
     "distillation.layer_reduction": "mean",
@@ -420,6 +524,7 @@ OFFICIAL_VALUES: dict[str, Any] = {
     "distillation.filter_learning_rate_multiplier": 1.0,
     "distillation.batch_softmax_kl": True,
     "data.group_by_length": False,
+    **{f"{block}.{name}": value for block in TRAININGS for name, value in OFFICIAL_TRAINING.items()},
 }
 
 
@@ -465,12 +570,18 @@ class Settings(Section):
         Raises:
             SettingsError: a line per problem with the dotted key.
         """
-        problems = [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
+        problems = [*self._window_problems()]
+        if self.task.kind == "question_answering" and self.data.text_pair_column is None:
+            problems.append(
+                "data.text_pair_column is missing: with task.kind question_answering it names the column of the context"
+            )
+        problems += [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
         if self.filters.filter_nonlinear and self.resolved().distillation.student_filter_init == "ridge":
             problems.append(
                 "distillation.student_filter_init is ridge, which aligns linear filters only; with "
                 "filters.filter_nonlinear set it to stage_one or random"
             )
+        problems += self._without_half_precision()
         if self.compatibility == "official":
             problems += [
                 f"{key} must be {value!r} with compatibility: official, not {self._value(key)!r}; remove one of the two"
@@ -480,18 +591,50 @@ class Settings(Section):
         if problems:
             raise SettingsError("\n".join(problems))
 
+    def _without_half_precision(self) -> list[str]:
+        """Return a line per setting that has a model compute in float32 with an attention that does not."""
+        needed: dict[str, bool] = {}
+        if self.teacher.attn_implementation == "flash_attention_2":
+            needed["teacher.dtype: bfloat16"] = self.teacher.dtype == "bfloat16" or self.method == "finetune"
+            needed["teacher.training.bf16: true"] = self.teacher.training.bf16 or not self.teacher.finetune
+        if self.student.attn_implementation == "flash_attention_2":
+            for name in ("student", "distillation"):
+                needed[f"{name}.training.bf16: true"] = getattr(self, name).training.bf16
+        return [
+            f"{key.partition('.')[0].replace('distillation', 'student')}.attn_implementation is flash_attention_2, "
+            f"which computes in bfloat16 only; set {key}, or take sdpa"
+            for key, met in needed.items()
+            if not met
+        ]
+
+    def _window_problems(self) -> list[str]:
+        length, stride = self.data.max_length, self.data.stride
+        if self.task.kind not in WINDOWED:
+            return []
+        if length < MIN_WINDOW:
+            return [f"data.max_length is {length}, but windows need {MIN_WINDOW} tokens; raise it"]
+        if 2 * stride > length:
+            return [
+                f"data.stride is {stride}, more than half of data.max_length ({length}): windows would hardly move on; "
+                f"lower it to at most {length // 2} or raise data.max_length"
+            ]
+        return []
+
     def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
-        section, name = key.split(".")
-        return getattr(getattr(self, section), name)
+        return functools.reduce(getattr, key.split("."), self)
 
     def _given(self, key: str) -> bool:
-        section, _, name = key.partition(".")
-        given = section in self.model_fields_set
-        return given and (not name or name in getattr(self, section).model_fields_set)
+        block: Any = self
+        for name in key.split("."):
+            if block is None or name not in block.model_fields_set:
+                return False
+            block = getattr(block, name)
+        return True
 
     def _idle(self) -> list[tuple[str, str]]:
         """Return (dotted key, reason) of every setting that the other settings leave without effect."""
-        return [*self._idle_by_task(), *self._idle_by_method(), *self._idle_by_switch()]
+        by_input = (*self._idle_by_data(), *self._idle_by_model())
+        return [*self._idle_by_task(), *self._idle_by_method(), *by_input, *self._idle_by_switch()]
 
     def _idle_by_task(self) -> list[tuple[str, str]]:
         kind = self.task.kind
@@ -513,19 +656,40 @@ class Settings(Section):
             keys += ["filters.filter_output_dim"]
         if self.method == "finetune":
             keys += [f"distillation.{name}" for name in OF_PREDICTIONS]
-            keys += ["data.unlabelled"]
+            keys += ["data.unlabelled", "teacher.dtype"]
         return [(key, reason) for key in keys]
 
-    def _idle_by_switch(self) -> list[tuple[str, str]]:
+    def _idle_by_data(self) -> list[tuple[str, str]]:
+        named = [name for name in ("validation", "test") if name in (self.data.splits or {})]
+        return [(f"data.{name}_fraction", f"data.splits names the {name} split") for name in named]
+
+    def _idle_by_model(self) -> list[tuple[str, str]]:
         idle: list[tuple[str, str]] = []
         if not self.teacher.finetune:
             idle.append(("teacher.training", "teacher.finetune is false"))
+            if self.method == "finetune":
+                idle.append(("teacher.attn_implementation", "the teacher neither trains nor teaches"))
+        if self.student.num_layers is None:
+            idle.append(("student.layer_choice", "student.num_layers is not given"))
+        stage_one = [f"{block}.gradient_checkpointing" for block in ("filters.training", "filters.student_training")]
+        idle += [(key, "a filter has no layers") for key in stage_one if self._given(key) and self._value(key)]
+        if self.student.model is None:
+            idle.append(("student.dropout", "student.model is not given, and other students have teacher.dropout"))
+        if not self.student.finetune:
+            idle.append(("student.training", "student.finetune is false"))
+        return idle
+
+    def _idle_by_switch(self) -> list[tuple[str, str]]:
+        idle: list[tuple[str, str]] = []
         if self.distillation.teacher_cache != "auto":
             idle.append(("distillation.teacher_cache_mib", "distillation.teacher_cache is not auto"))
         if not self.distillation.mask_padding or self.compatibility == "official":
             idle.append(("distillation.teacher_cache", "padded positions enter the layer loss, so nothing can be kept"))
         if self.distillation.student_filter_init != "ridge" or self.compatibility == "official":
             idle.append(("distillation.ridge_penalty", "the student's filters do not start by ridge regression"))
+        learned = self.distillation.student_filter_init == "stage_one" or self.compatibility == "official"
+        if self.method in STAGE_ONE_METHODS and not learned:
+            idle.append(("filters.student_training", "the student's filters do not start as stage I leaves them"))
         if not self.evaluation.control and self.gates.min_gain_over_control is not None:
             idle.append(("gates.min_gain_over_control", "evaluation.control is false"))
         if self.filters.layer_pairs is not None:
@@ -551,23 +715,31 @@ class Settings(Section):
             idle.append(("distillation.teacher_cache_mib", "padded positions enter the layer loss"))
         if self.method == "lwd" and options.student_filter_init == "ridge":
             idle.append(("filters.init_std", "the student's filters start by ridge regression"))
-        for name in ("teacher", "student", "filters", "distillation"):
-            if self._given(f"{name}.training") and getattr(self, name).training.max_steps is not None:
-                given = getattr(self, name).training.model_fields_set
-                if "num_train_epochs" in given:
-                    idle.append((f"{name}.training", f"{name}.training.max_steps overrides its num_train_epochs"))
+        idle += [
+            (block, f"{block}.max_steps overrides its num_train_epochs")
+            for block in TRAININGS
+            if self._given(f"{block}.num_train_epochs") and self._value(f"{block}.max_steps") is not None
+        ]
         return idle
 
     def resolved(self) -> "Settings":
         """Return the settings that a run acts on: with `compatibility: official`, the published values filled in."""
         if self.compatibility == "none":
             return self
-        updates: dict[str, dict[str, Any]] = {}
-        for key, value in OFFICIAL_VALUES.items():
-            section, name = key.split(".")
-            updates.setdefault(section, {})[name] = value
-        sections = {name: getattr(self, name).model_copy(update=values) for name, values in updates.items()}
-        return self.model_copy(update=sections)
+        return functools.reduce(_with_value, OFFICIAL_VALUES.items(), self)
+
+
+Block = TypeVar("Block", bound=Section)
+
+
+def _with_value(block: Block, item: tuple[str, Any]) -> Block:
+    """Return a copy in which the setting at a dotted key has a value; a block that is not given stays so."""
+    key, value = item
+    name, _, rest = key.partition(".")
+    inner = getattr(block, name)
+    if rest and inner is None:
+        return block
+    return block.model_copy(update={name: _with_value(inner, (rest, value)) if rest else value})
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
@@ -588,7 +760,8 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def _explain(problem: "ErrorDetails") -> str:
-    path = [str(part) for part in problem["loc"]]
+    # The name of a mapping's entry that is not one of those allowed is followed by a mark.
+    path = [str(part) for part in problem["loc"] if part != "[key]"]
     key = ".".join(path)
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
@@ -605,6 +778,6 @@ def _fields_at(path: list[str]) -> list[str]:
     section: type[BaseModel] = Settings
     for name in path:
         annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        # A block that may be left out is one of two types.
+        section = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
     return list(section.model_fields)

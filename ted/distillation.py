@@ -70,7 +70,9 @@ def teacher_outputs(
     size = store_bytes(num_logits, num_tokens, len(frozen.layers), config.hidden_size)
     if options.teacher_cache == "auto" and size > options.teacher_cache_mib * 2**20:
         return frozen
-    store = Path(settings.run.output_dir) / "teacher_outputs" / store_key(rows, folder, frozen.layers)
+    store = (
+        Path(settings.run.output_dir) / "teacher_outputs" / store_key(rows, folder, frozen.layers, frozen.arithmetic)
+    )
     return keep_outputs(frozen, rows, to_device(batches), store)
 
 
@@ -150,20 +152,28 @@ class Sides:
 @torch.no_grad()
 def layer_errors(objective: DistillationObjective, batches: Iterable[Batch]) -> list[float]:
     """Return, per pair, the squared error of the filtered states relative to the variance of the target."""
+    if objective.filters is None:
+        return []
     objective.eval()
-    errors: list[list[Tensor]] = []
-    targets: list[list[Tensor]] = []
+    count = 0
+    sums: list[Tensor] = []
     for batch in to_device(batches):
         objective.to(batch["input_ids"].device)
         matched, _ = objective.match(batch)
-        kept = batch["attention_mask"].bool()
+        kept_BL = batch["attention_mask"].bool()
+        count += int(kept_BL.sum())
         pairs = zip(matched.student_states, matched.teacher_states, strict=True)
-        errors.append([((student - teacher)[kept] ** 2).double().mean(-1).cpu() for student, teacher in pairs])
-        targets.append([teacher[kept].double().cpu() for teacher in matched.teacher_states])
-    per_pair = zip(zip(*errors, strict=True), zip(*targets, strict=True), strict=True)
-    return [
-        (torch.cat(error).mean() / torch.cat(target).var(0, correction=0).mean()).item() for error, target in per_pair
-    ]
+        sums.append(torch.stack([_sums(student[kept_BL], teacher[kept_BL]) for student, teacher in pairs]))
+    errors_KF, targets_KF, squares_KF = (torch.stack(sums).sum(0) / count).unbind(1)
+    variances_K = (squares_KF - targets_KF**2).mean(-1)
+    relative: list[float] = (errors_KF.mean(-1) / variances_K).tolist()
+    return relative
+
+
+def _sums(student_TF: Tensor, teacher_TF: Tensor) -> Tensor:
+    """Return the sums over tokens of squared difference, target and squared target (3, F)."""
+    student_TF, teacher_TF = student_TF.double().cpu(), teacher_TF.double().cpu()
+    return torch.stack([((student_TF - teacher_TF) ** 2).sum(0), teacher_TF.sum(0), (teacher_TF**2).sum(0)])
 
 
 def layer_match(filters: Sides, before: Sequence[float], after: Sequence[float]) -> list[dict[str, Any]]:

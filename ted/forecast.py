@@ -21,14 +21,13 @@ from transformers import PreTrainedModel
 from ted.config import Settings
 from ted.data.sources import load_dataset, select_rows
 from ted.files import read_json, write_json
-from ted.matching import layer_pairs, student_layers, teacher_config
+from ted.matching import layer_pairs, student_config, teacher_config
 from ted.methods import METHODS
 from ted.models.frozen import logits_of, move, store_bytes
-from ted.models.loading import find_model, load_config, load_tokenizer
-from ted.models.student import build_student
+from ted.models.loading import find_model, load_tokenizer
 from ted.run_record import code_digest
 from ted.stages import num_steps
-from ted.tasks import get_task
+from ted.tasks import Task, get_task
 
 SAMPLED_ROWS = 256
 TIMED_STEPS = 3
@@ -172,11 +171,8 @@ def _forecast(settings: Settings) -> Forecast:
 
 def _measure_load(settings: Settings) -> _Load:
     data = select_rows(load_dataset(settings.data, settings.task, settings.seed), settings.data, settings.seed)
-    teacher = _untrained(settings, teacher_config(settings))
-    if settings.student.model is None:
-        student = build_student(teacher, student_layers(settings, teacher.config.num_hidden_layers))
-    else:
-        student = _untrained(settings, load_config(find_model(settings.student.model)))
+    config = teacher_config(settings)
+    teacher, student = (_untrained(settings, shape) for shape in (config, student_config(settings, config)))
     lengths, per_row = _lengths(settings, data["train"])
     return _Load(
         settings,
@@ -191,10 +187,15 @@ def _measure_load(settings: Settings) -> _Load:
 
 
 def _untrained(settings: Settings, config: Any) -> PreTrainedModel:  # noqa: ANN401 - each architecture has its own class
-    task = get_task(settings.task, settings.task.labels or ("first", "second"))
+    task = _task(settings)
     config.num_labels = len(task.output_labels or ()) or config.num_labels
     model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
     return model
+
+
+def _task(settings: Settings) -> Task:
+    """Return the task, with two classes where the data have not been asked for theirs."""
+    return get_task(settings.task, settings.task.labels or ("first", "second"))
 
 
 def _lengths(settings: Settings, rows: Dataset) -> tuple[list[int], float]:
@@ -203,7 +204,7 @@ def _lengths(settings: Settings, rows: Dataset) -> tuple[list[int], float]:
     sample = rows.select(range(min(SAMPLED_ROWS, len(rows))))
     texts = sample.select_columns([name for name in ("text", "text_pair") if name in sample.column_names])[:]
     known = {name: [str(text) for text in column] for name, column in texts.items()}
-    encoded = get_task(settings.task).encode(known, tokenizer, settings.data)
+    encoded = get_task(settings.task).encode_training(known, tokenizer, settings.data)
     return [len(ids) for ids in encoded["input_ids"]], len(encoded["input_ids"]) / len(sample)
 
 
@@ -217,7 +218,7 @@ def _stage_forecasts(load: _Load, kept_bytes: int) -> list[StageForecast]:
     student_pass = None if student_forward is None else student_forward * rows / _batch_rows(load)
     live = 0 if kept_bytes else (teacher_forward or 0) * distilled
     finetuned = num_steps(settings.teacher.training, load.labelled) if settings.teacher.finetune else 0
-    started = num_steps(settings.student.training, load.labelled)
+    started = num_steps(settings.student.training, load.labelled) if settings.student.finetune else 0
     forecasts = [
         _trained(load, "finetune_teacher", load.teacher, finetuned, teacher_step, 0.0),
         _trained(load, "prepare_student", load.student, started, student_step, 0.0),
@@ -253,10 +254,14 @@ def _passed(load: _Load, step: str, model: PreTrainedModel, seconds: float | Non
 
 
 def _activation_bytes(load: _Load, model: PreTrainedModel) -> int:
-    """Return float32 activations kept for a backward pass on the longest batch (arXiv 2205.05198, equation 1)."""
-    config = model.config
+    """Return float32 activations kept for a backward pass on the longest batch (arXiv 2205.05198, equation 1).
+
+    The logits count twice: they have a gradient.
+    """
+    config, rows = model.config, _batch_rows(load)
     per_token = config.hidden_size * 2 * 34 + 2 * 5 * config.num_attention_heads * load.longest
-    return int(_batch_rows(load) * load.longest * config.num_hidden_layers * per_token)
+    num_logits = _task(load.settings).num_logits(rows, rows * load.longest, config.vocab_size)
+    return int(rows * load.longest * config.num_hidden_layers * per_token) + 2 * 4 * num_logits
 
 
 def _batch_rows(load: _Load) -> int:
@@ -266,8 +271,7 @@ def _batch_rows(load: _Load) -> int:
 def _kept_bytes(load: _Load, layers: int) -> int:
     rows = load.labelled + load.unlabelled
     tokens, config = math.ceil(rows * load.tokens_per_row), load.teacher.config
-    labels = load.settings.task.labels or ("first", "second")
-    num_logits = get_task(load.settings.task, labels).num_logits(rows, tokens, config.vocab_size)
+    num_logits = _task(load.settings).num_logits(rows, tokens, config.vocab_size)
     return store_bytes(num_logits, tokens, layers, config.hidden_size)
 
 

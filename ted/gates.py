@@ -84,7 +84,9 @@ def _teacher_share(rule: str, evaluation: Mapping[str, Any], bound: float) -> Ve
         message = f"no share can be formed of {metric} {student:.4f} (student) and {teacher:.4f} (teacher)"
         return Verdict(rule, None, bound, False, message)
     share = part / whole
-    message = f"the student keeps {share:.2%} of the teacher's {metric} ({student:.4f} of {teacher:.4f})"
+    whose = "the student keeps" if evaluation["higher_is_better"] else "less is better, and the teacher has"
+    other = "teacher" if evaluation["higher_is_better"] else "student"
+    message = f"{whose} {share:.2%} of the {other}'s {metric} ({part:.4f} of {whole:.4f})"
     return Verdict(rule, share, bound, _at_least(share, bound), f"{message}; the bound is {bound:.2%}")
 
 

@@ -3,11 +3,20 @@
 Letters in names: B rows, C model outputs, L positions, D features. Every mask is 1 where an entry counts. Each loss
 is a sum over what its mask lets through, divided by `num_items`: the number of such entries in the whole batch of an
 optimiser update. A batch cut into micro-batches then gives the gradient of the uncut batch.
+
+With a vocabulary for classes, what a loss makes of the logits on its way is several times as large as they are: it is
+then taken a few rows at a time, and computed again for the gradient.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_NUMBERS = 2**22
+"""Logits that a loss over rows is computed on at a time: 16 MiB in float32."""
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
@@ -27,8 +36,22 @@ def masked_sum(values_B: Tensor, mask_B: Tensor, num_items: Tensor) -> Tensor:
 
 def cross_entropy(logits_BC: Tensor, labels_B: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
     """Return the mean cross-entropy of class indices (int64) over the rows that count."""
-    losses_B = functional.cross_entropy(keep(logits_BC, mask_B), keep(labels_B, mask_B), reduction="none")
-    return masked_sum(losses_B, mask_B, num_items)
+
+    def summed(logits_BC: Tensor, labels_B: Tensor, mask_B: Tensor) -> Tensor:
+        losses_B = functional.cross_entropy(keep(logits_BC, mask_B), keep(labels_B, mask_B), reduction="none")
+        return keep(losses_B, mask_B).sum()
+
+    return _by_chunks(summed, logits_BC, labels_B, mask_B) / num_items.clamp(min=1)
+
+
+def _by_chunks(summed: Callable[..., Tensor], logits_BC: Tensor, *others: Tensor) -> Tensor:
+    """Return the sum of a loss over rows, a chunk of rows at a time where the logits are many."""
+    rows = max(1, CHUNK_NUMBERS // logits_BC.shape[-1])
+    if len(logits_BC) <= rows:
+        return summed(logits_BC, *others)
+    chunks = zip(*(torch.split(tensor, rows) for tensor in (logits_BC, *others)), strict=True)
+    sums = [checkpoint(summed, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    return torch.stack(sums).sum()
 
 
 def binary_cross_entropy(logits_BC: Tensor, targets_BC: Tensor, mask_B: Tensor, *, num_items: Tensor) -> Tensor:
@@ -49,11 +72,23 @@ def prediction_kl(
     """Return T^2 times the mean divergence KL(teacher || student) of softened predictions over the rows that count.
 
     Source: `ted_glue_no_trainer.py` of the published code, where T is 2.
+
+    Args:
+        student_BC: logits; further leading dimensions, such as positions, count as rows.
+        teacher_BC: logits of the same shape.
+        mask_B: of the leading dimensions.
+        temperature: T.
+        num_items: rows that count in the whole batch of an update.
     """
-    student_log_BC = functional.log_softmax(keep(student_BC, mask_B) / temperature, dim=-1)
-    teacher_log_BC = functional.log_softmax(keep(teacher_BC, mask_B) / temperature, dim=-1)
-    divergence_B = functional.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True).sum(-1)
-    return temperature**2 * masked_sum(divergence_B, mask_B, num_items)
+
+    def summed(student_BC: Tensor, teacher_BC: Tensor, mask_B: Tensor) -> Tensor:
+        student_log_BC = functional.log_softmax(keep(student_BC, mask_B) / temperature, dim=-1)
+        teacher_log_BC = functional.log_softmax(keep(teacher_BC, mask_B) / temperature, dim=-1)
+        divergence_B = functional.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True).sum(-1)
+        return keep(divergence_B, mask_B).sum()
+
+    total = _by_chunks(summed, student_BC.flatten(0, -2), teacher_BC.flatten(0, -2), mask_B.flatten())
+    return temperature**2 * total / num_items.clamp(min=1)
 
 
 def prediction_bce(

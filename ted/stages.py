@@ -24,20 +24,21 @@ from ted.data.sources import dataset_fingerprint
 from ted.distillation import MATCH_ROWS, Side, Sides, layer_errors, layer_match, new_filters, teacher_outputs
 from ted.files import atomic_folder, remove_folder, sha256_file, write_json
 from ted.filters import TaskAwareFilters, initialise
-from ted.matching import student_layers
+from ted.matching import student_config, student_layers
 from ted.methods import METHODS
 from ted.models.frozen import FrozenModel, OutputSource
 from ted.models.loading import (
     LoadedModel,
-    check_length,
+    check_config,
     check_same_tokenizer,
     find_model,
     load_config,
     load_pretrained,
     load_trained,
     quiet_transformers,
+    set_attention,
 )
-from ted.models.student import build_student
+from ted.models.student import build_student, new_student
 from ted.objectives import FilterObjective, TaskObjective
 from ted.run_record import code_digest, run_record
 from ted.tasks import Task, get_task, labels_of
@@ -81,7 +82,8 @@ def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
         NonFiniteError: training diverged.
     """
     stage = load_stage_data(settings, data)
-    loaded = load_teacher(settings, stage.task, fresh_head=settings.teacher.finetune)
+    options = settings.teacher
+    loaded = load_teacher(settings, stage.task, fresh_head=options.finetune, attention=options.attn_implementation)
     if settings.teacher.finetune:
         return _finetune("teacher", settings, settings.teacher.training, stage, loaded, out)
     metrics = dict(UNTRAINED)
@@ -92,22 +94,39 @@ def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
 def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
     """Build or load the student, fine-tune it on the labelled rows and write it: the start of every method.
 
+    Without `student.finetune` it is written as it was built or loaded.
+
     Raises:
         ModelError: the student cannot be built, or does not share the teacher's tokenizer.
         NonFiniteError: training diverged.
     """
     stage = load_stage_data(settings, data)
-    teacher = load_teacher(settings, stage.task)
-    if settings.student.model is None:
-        layers = student_layers(settings, teacher.model.config.num_hidden_layers)
-        loaded = LoadedModel(build_student(teacher.model, layers), teacher.tokenizer)
-    else:
-        set_seed(settings.seed)
-        source = find_model(settings.student.model)
-        check_length(load_config(source), settings.data.max_length, settings.student.model)
-        loaded = load_pretrained(source, stage.task)
+    loaded = _new_start(settings, stage.task)
+    if settings.student.finetune:
+        return _finetune("student start", settings, settings.student.training, stage, loaded, out)
+    metrics = dict(UNTRAINED)
+    _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
+    return metrics
+
+
+def _new_start(settings: Settings, task: Task) -> LoadedModel:
+    """Return the student before any training: a model of its own, one with new weights, or layers of the teacher."""
+    options = settings.student
+    teacher = load_teacher(settings, task)
+    config = student_config(settings, teacher.model.config)
+    set_seed(settings.seed)
+    if options.model is not None:
+        loaded = load_pretrained(
+            find_model(options.model), task, attention=options.attn_implementation, dropout=options.dropout
+        )
         check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
-    return _finetune("student start", settings, settings.student.training, stage, loaded, out)
+        return loaded
+    if options.config is not None:
+        student = new_student(teacher.model, config)
+    else:
+        student = build_student(teacher.model, student_layers(settings, teacher.model.config.num_hidden_layers))
+    set_attention(student, options.attn_implementation)
+    return LoadedModel(student, teacher.tokenizer)
 
 
 def train_control(settings: Settings, data: Path, student: Path, out: Path) -> Metrics:
@@ -118,7 +137,7 @@ def train_control(settings: Settings, data: Path, student: Path, out: Path) -> M
     """
     stage = load_stage_data(settings, data)
     training = settings.distillation.training
-    loaded = load_trained(student)
+    loaded = load_trained(student, attention=settings.student.attn_implementation)
     features, _ = training_features(stage.dataset, loaded.tokenizer, stage.task, settings.data)
     training = training.model_copy(update={"max_steps": num_steps(training, len(features))})
     return _finetune("control", settings, training, stage, loaded, out)
@@ -155,18 +174,19 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
         NonFiniteError: training diverged.
     """
     stage = load_stage_data(settings, inputs.data)
-    teacher, student = load_trained(inputs.teacher), load_trained(inputs.student)
+    teacher, student = _load_side(settings, inputs.teacher, "teacher"), _load_side(settings, inputs.student, "student")
     check_same_tokenizer(teacher.tokenizer, student.tokenizer)
     collate = collator(student.tokenizer, stage.task)
     rows, _ = training_features(stage.dataset, student.tokenizer, stage.task, settings.data)
     sides = Sides.load(settings, student.model, inputs.teacher_filters, inputs.student_filters)
     source: OutputSource | None = None
+    passes = forward_batches(rows, collate, stage.task.forward_rows)
     if METHODS[settings.method].uses_teacher:
         frozen = FrozenModel(teacher.model, sides.teacher_layers)
-        source = teacher_outputs(settings, stage.task, inputs.teacher, frozen, rows, forward_batches(rows, collate))
-    start_rows = _first(rows, collate, settings.distillation.alignment_rows)
+        source = teacher_outputs(settings, stage.task, inputs.teacher, frozen, rows, passes)
+    start_rows = _first(stage.task, rows, collate, settings.distillation.alignment_rows)
     objective = sides.objective(settings, stage.task, source, start_rows)
-    probe = _first(rows, collate, MATCH_ROWS)
+    probe = _first(stage.task, rows, collate, min(MATCH_ROWS, settings.distillation.alignment_rows))
     before = layer_errors(objective, probe)
     folders = ("teacher", "teacher_filters", "student", "student_filters")
     origin = {name: _weights_digest(getattr(inputs, name)) for name in folders}
@@ -178,13 +198,23 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     return metrics
 
 
-def load_teacher(settings: Settings, task: Task, *, fresh_head: bool = True) -> LoadedModel:
+def load_teacher(
+    settings: Settings, task: Task, *, fresh_head: bool = True, attention: str | None = None
+) -> LoadedModel:
     """Return the pre-trained teacher; a fresh head depends on the seed alone."""
     teacher = settings.teacher
     source = find_model(teacher.model, teacher.revision)
-    check_length(load_config(source), settings.data.max_length, teacher.model)
+    check_config(load_config(source), settings.data.max_length, teacher.model)
     set_seed(settings.seed)
-    return load_pretrained(source, task, fresh_head=fresh_head)
+    return load_pretrained(source, task, fresh_head=fresh_head, attention=attention, dropout=teacher.dropout)
+
+
+def _load_side(settings: Settings, folder: Path, side: Side) -> LoadedModel:
+    """Return the model that one side's filters read: the teacher frozen in its own precision, or the student."""
+    if side == "student":
+        return load_trained(folder, attention=settings.student.attn_implementation)
+    options = settings.teacher
+    return load_trained(folder, attention=options.attn_implementation, dtype=getattr(torch, options.dtype))
 
 
 def num_steps(training: TrainingSettings, num_rows: int) -> int:
@@ -205,9 +235,10 @@ def _finetune(
     name: str, settings: Settings, training: TrainingSettings, stage: StageData, loaded: LoadedModel, out: Path
 ) -> Metrics:
     """Train a whole model on the labelled rows and write it."""
-    rows = tokenize(stage.dataset["train"], loaded.tokenizer, stage.task, settings.data)
+    train_rows, task = stage.dataset["train"], stage.task
+    rows = tokenize(train_rows, loaded.tokenizer, task, settings.data, encode=task.encode_training)
     run = _training_run(name, settings, training, stage, {"start": _state_digest(loaded.model)})
-    metrics = train(run, TaskObjective(loaded.model, stage.task), rows, collator(loaded.tokenizer, stage.task))
+    metrics = train(run, TaskObjective(loaded.model, task), rows, collator(loaded.tokenizer, task))
     _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
     remove_folder(run.checkpoints)
     return metrics
@@ -215,20 +246,23 @@ def _finetune(
 
 def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filters: TaskAwareFilters) -> Metrics:
     """Run stage I for one side, in place."""
-    loaded = load_trained(folder)
+    loaded = _load_side(settings, folder, side)
     options = settings.filters
-    heads = nn.ModuleList(stage.task.filter_head(filters.output_dim, options, loaded.model) for _ in filters.layers)
+    heads = stage.task.filter_heads(len(filters.layers), filters.output_dim, options, loaded.model)
     initialise(heads, options.init_std, torch.Generator().manual_seed(settings.seed))
     frozen = FrozenModel(loaded.model, filters.layers, dropout=options.backbone_dropout)
     collate = collator(loaded.tokenizer, stage.task)
     rows, num_labelled = training_features(stage.dataset, loaded.tokenizer, stage.task, settings.data)
     source: OutputSource = frozen
     if side == "teacher" and not options.backbone_dropout:
-        source = teacher_outputs(settings, stage.task, folder, frozen, rows, forward_batches(rows, collate))
+        passes = forward_batches(rows, collate, stage.task.forward_rows)
+        source = teacher_outputs(settings, stage.task, folder, frozen, rows, passes)
     labelled = rows.select(range(num_labelled))
     objective = FilterObjective(filters, heads, source, stage.task)
     objective.mask_padding = settings.distillation.mask_padding
-    run = _training_run(f"{side} filters", settings, options.training, stage, {"model": _weights_digest(folder)})
+    run = _training_run(
+        f"{side} filters", settings, options.training_of(side), stage, {"model": _weights_digest(folder)}
+    )
     metrics = train(run, objective, labelled, collate)
     metrics["probes"] = _probe(settings, stage, loaded, objective)
     remove_folder(run.checkpoints)
@@ -243,7 +277,8 @@ def _probe(settings: Settings, stage: StageData, loaded: LoadedModel, objective:
     objective.backbone = FrozenModel(loaded.model, objective.filters.layers)
     objective.eval()
     collected = [Collector(stage.task, features, rows) for _ in objective.filters.layers]
-    for batch in to_device(forward_batches(features, collator(loaded.tokenizer, stage.task))):
+    batches = forward_batches(features, collator(loaded.tokenizer, stage.task), stage.task.forward_rows)
+    for batch in to_device(batches):
         for collector, logits in zip(collected, objective.head_logits(batch), strict=True):
             collector.add(logits, batch)
     references_N = stage.task.references(rows)
@@ -269,8 +304,8 @@ def _training_run(
     return TrainingRun(name, training, settings.seed, folder, settings.data.group_by_length)
 
 
-def _first(rows: Dataset, collate: Collator, count: int) -> Iterable[Batch]:
-    return forward_batches(rows.select(range(min(count, len(rows)))), collate)
+def _first(task: Task, rows: Dataset, collate: Collator, count: int) -> Iterable[Batch]:
+    return forward_batches(rows.select(range(min(count, len(rows)))), collate, task.forward_rows)
 
 
 def _state_digest(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
@@ -244,10 +244,13 @@ def train(run: TrainingRun, objective: Objective, rows: Dataset, collate: Collat
         `log_history` (the trainer's, with every term), `steps`, `seconds` of this process, `resumed_from` (step).
 
     Raises:
+        ModelError: the model cannot compute its layers again for the gradient, and the settings ask for it.
         NonFiniteError: a loss or gradient is not finite; parameters are as they were before that update.
     """
     set_seed(run.seed)
     started = time.monotonic()
+    if run.settings.gradient_checkpointing:
+        _checkpoint_activations(objective)
     trainer = ObjectiveTrainer(run, objective, rows, collate)
     checkpoint = _last_complete(run.checkpoints)
     if checkpoint is None:
@@ -261,6 +264,16 @@ def train(run: TrainingRun, objective: Objective, rows: Dataset, collate: Collat
         "seconds": time.monotonic() - started,
         "resumed_from": int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0,
     }
+
+
+def _checkpoint_activations(objective: Objective) -> None:
+    """Let the models of an objective compute their layers again for the gradient; the trainer would look in itself."""
+    for model in objective.children():
+        if isinstance(model, PreTrainedModel):
+            try:
+                model.activation_checkpointing_enable({"use_reentrant": False})
+            except ValueError as error:
+                raise ModelError(f"{error} Set gradient_checkpointing to false for this model") from error
 
 
 def _arguments(run: TrainingRun, num_rows: int) -> TrainingArguments:

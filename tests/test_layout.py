@@ -46,7 +46,7 @@ def test_importing_ted_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_serving_loads_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    loaded = loaded_by("import ted.serving.bundle, ted.serving.predictor", folder=tmp_path)
+    loaded = loaded_by("import ted.serving.bundle, ted.serving.generation", folder=tmp_path)
     assert loaded.isdisjoint({"torch", "transformers", "datasets", "zenml"})
 
 

@@ -1,7 +1,8 @@
-"""Reading a label column of any source: class names, numbers, lists of names."""
+"""Reading a label column of any source: class names, numbers, tags of words; and a text column of words."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,49 @@ def read_numbers(table: Dataset, place: str) -> pa.ChunkedArray:
         return _as_text(table)
     _require_numbers(feature, column, place)
     return column.cast(pa.float64())
+
+
+def read_tags(table: Dataset, place: str, names: Mapping[str, str]) -> pa.ChunkedArray:
+    """Return the column `label` as lists of names; a text is split at white space.
+
+    Args:
+        table: of the source.
+        place: begins a message.
+        names: what a number stands for in a column that does not know it; others stand for themselves.
+
+    Raises:
+        DataError: it holds neither lists nor text.
+    """
+    feature = table.features["label"]
+    inner = feature.feature if isinstance(feature, List | LargeList) else feature
+    if inner is feature and not isinstance(feature, Json) and not _is_text(table.data.column("label").type):
+        raise DataError(f"{place} holds {type_name(feature)}, not lists of tags; give another column")
+    if isinstance(inner, ClassLabel):
+        names = {str(number): name for number, name in enumerate(inner.names)}
+    rows = [_tags(value, names) for value in table["label"]]
+    return pa.chunked_array([pa.array(rows, pa.list_(pa.string()))])
+
+
+def _tags(value: Any, names: Mapping[str, str]) -> list[str | None] | None:  # noqa: ANN401 - JSON may hold anything
+    if value is None:
+        return None
+    tags = value if isinstance(value, list) else str(value).split()
+    return [None if tag is None else names.get(str(tag), str(tag)) for tag in tags]
+
+
+def read_words(table: Dataset, name: str) -> Dataset:
+    """Return the table with a column of word lists, or of text, as text of words with single spaces between them.
+
+    A column of something else stays as it is.
+    """
+    words = table.data.column(name)
+    if pa.types.is_list(words.type) and _is_text(words.type.value_type):
+        words = pc.binary_join(words.cast(pa.list_(pa.string())), " ")
+    elif not _is_text(words.type):
+        return table
+    text = pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(words.cast(pa.string()))), " ")
+    joined = f"{name}_joined"
+    return table.add_column(joined, text).remove_columns(name).rename_column(joined, name)
 
 
 def type_name(feature: object) -> str:

@@ -15,27 +15,43 @@ from ted.data.sources import no_progress_bars
 from ted.tasks import Task
 
 Batch = dict[str, Tensor]
-FORWARD_BATCH = 64
+FORWARD_BATCH = Task.forward_rows
 """Rows of a pass without gradients."""
 
+Encode = Callable[[Mapping[str, Any], PreTrainedTokenizerBase, DataSettings], dict[str, list[Any]]]
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 
 @no_progress_bars()
-def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, task: Task, data: DataSettings) -> Dataset:
+def tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    data: DataSettings,
+    *,
+    encode: Encode | None = None,
+) -> Dataset:
     """Return the features of a split in the order of its rows.
 
     A feature holds the tokenizer's inputs, what the task adds to them (`labels`), `length` (tokens), `index` (its place
     among the features) and `example` (the place of its row).
-    """
 
-    def encode(rows: Mapping[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        columns = task.encode(rows, tokenizer, data)
+    Args:
+        dataset: rows of a split.
+        tokenizer: of the model.
+        task: of the run.
+        data: gives the lengths.
+        encode: makes the features; without it, the task's own `encode` does.
+    """
+    encode = encode or task.encode
+
+    def encode_batch(rows: Mapping[str, Any], places: list[int]) -> dict[str, list[Any]]:
+        columns = encode(rows, tokenizer, data)
         columns["example"] = [places[place] for place in columns["example"]]
         return {**columns, "length": [len(ids) for ids in columns["input_ids"]]}
 
     features = dataset.map(
-        encode,
+        encode_batch,
         batched=True,
         with_indices=True,
         remove_columns=dataset.column_names,
@@ -50,10 +66,11 @@ def training_features(
     dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase, task: Task, data: DataSettings
 ) -> tuple[Dataset, int]:
     """Return the features of the labelled training rows, then those of the unlabelled ones, and how many come first."""
-    labelled = tokenize(dataset["train"], tokenizer, task, data)
+    labelled = tokenize(dataset["train"], tokenizer, task, data, encode=task.encode_training)
     if "unlabelled" not in dataset or len(dataset["unlabelled"]) == 0:
         return labelled, len(labelled)
-    unlabelled = tokenize(dataset["unlabelled"], tokenizer, task, data).cast(labelled.features)
+    unlabelled = tokenize(dataset["unlabelled"], tokenizer, task, data, encode=task.encode_training)
+    unlabelled = unlabelled.cast(labelled.features)
     joined = concatenate_datasets([labelled, unlabelled]).remove_columns("index")
     return joined.add_column("index", np.arange(len(joined))), len(labelled)
 

@@ -5,7 +5,9 @@ hashes of the texts (:func:`ted.data.sources.text_keys`), so memory does not gro
 first rule that it breaks, in the order of `RULES`.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,7 +89,8 @@ class _Split:
 def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings, settings: TaskSettings) -> Validation:
     """Return the rows that meet the task's expectations, and what became of the others.
 
-    Labels become `ClassLabel` in the order of `task.labels` (or the sorted labels of the training split), or float32.
+    Labels become `ClassLabel` in the order of `task.labels` (or the sorted labels of the training split), lists of it
+    where words have tags, or float32.
     A whole number stands for the class of that index where `task.labels` is given and names no number itself; elsewhere
     it is a name. The split `unlabelled` meets the rules about its text only, and must not hold texts of validation or
     test.
@@ -113,7 +116,8 @@ def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings,
         "most": quality.max_characters,
         "expected": _listed(names) or task.whole_label,
     }
-    findings = [finding for split in splits.values() for finding in _row_findings(split, quality, phrases)]
+    show = partial(_example, task=task, names=names)
+    findings = [finding for split in splits.values() for finding in _row_findings(split, quality, phrases, show)]
     stops = [finding for finding in findings if finding.policy == "stop"]
     broken = {finding.split for finding in stops}
     for name, split in splits.items():
@@ -192,7 +196,9 @@ def _judge_between_rows(splits: dict[str, _Split]) -> None:
             split.codes[split.kept & np.isin(split.keys, keys)] = CODES["leakage"]
 
 
-def _row_findings(split: _Split, quality: QualitySettings, phrases: dict[str, Any]) -> list[Finding]:
+def _row_findings(
+    split: _Split, quality: QualitySettings, phrases: dict[str, Any], show: Callable[[dict[str, list[Any]], str], str]
+) -> list[Finding]:
     """Return a finding per rule that rows of the split break."""
     findings = []
     later = " or ".join(LATER_SPLITS.get(split.name, ()))
@@ -203,7 +209,7 @@ def _row_findings(split: _Split, quality: QualitySettings, phrases: dict[str, An
         policy: Policy = "stop" if rule == "types" else getattr(quality, rule)
         first = split.rows.select(positions[:FIRST_ROWS])[:]
         what = RULES[rule].format(**phrases, later=later)
-        message = f"{split.name}: {rule}: {_count(len(positions))} {what}: {_places(first)}; {_example(first, rule)}"
+        message = f"{split.name}: {rule}: {_count(len(positions))} {what}: {_places(first)}; {show(first, rule)}"
         findings.append(Finding(rule, policy, split.name, len(positions), tuple(first["row"]), message))
     return findings
 
@@ -231,8 +237,8 @@ def _class_findings(split: _Split, quality: QualitySettings, task: Task, names: 
         problem = "" if split.kept.any() else "no row is left"
     else:
         kept = _label_column(split.rows).take(pa.array(np.flatnonzero(split.kept)))
-        rare = task.several_labels and split.name != "train"
-        problem = task.too_few(left, kept, names, 0 if rare else quality.min_rows_per_class)
+        least = quality.min_rows_per_class if split.name == "train" or task.every_split_has_all else 0
+        problem = task.too_few(left, kept, names, least)
     if not problem:
         return []
     return [
@@ -293,8 +299,10 @@ def _places(rows: dict[str, list[Any]]) -> str:
     )
 
 
-def _example(rows: dict[str, list[Any]], rule: str) -> str:
+def _example(rows: dict[str, list[Any]], rule: str, task: Task, names: tuple[str, ...]) -> str:
     column = "label" if rule == "unknown_label" else "text"
     value = rows[column][0]
+    if column == "label":
+        value = task.wrong_label(value, rows["text"][0], names)
     cut = isinstance(value, str) and len(value) > EXCERPT
     return f"the first has {column} {value[:EXCERPT] + '...'!r}" if cut else f"the first has {column} {value!r}"

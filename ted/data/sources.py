@@ -1,17 +1,18 @@
 """From a source to splits: files or a hub data set in, a `datasets.DatasetDict` out.
 
 A loaded split has the columns `text`, `text_pair` (pairs only), `label` (not in `unlabelled`), `row` (1-based data row
-of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them, or
-lists of it; target numbers are float64, or text where the source holds something else too. :mod:`ted.data.quality`
-judges all of them.
+of its file) and `source` (file name, or split of a hub data set). Class labels are text, as the source spells them, and
+several labels or tags of words lists of it; target numbers are float64, or text where the source holds something else
+too. :mod:`ted.data.quality` judges all of them.
 """
 
 import difflib
+import functools
 import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +24,9 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, Value, concatenate_datasets
 from numpy.typing import NDArray
 
-from ted.config import DataSettings, TaskSettings
+from ted.config import DataSettings, SplitName, TaskSettings
 from ted.data.labels import split_labels, type_name
+from ted.data.squad import read_squad
 from ted.errors import DataError
 from ted.files import sha256_file
 from ted.tasks import Task, get_task
@@ -57,8 +59,9 @@ def no_progress_bars() -> Iterator[None]:
 def load_dataset(data: DataSettings, settings: TaskSettings, seed: int) -> DatasetDict:
     """Return the splits of `data.source`, those that are missing cut from its training rows.
 
-    A cut keeps the share of each class, puts equal texts (see :func:`text_keys`) into one split and depends on the seed
-    and the rows alone. Files are read through Arrow files on disk, so memory does not grow with the text.
+    A cut keeps the share of each class, puts equal texts (see :func:`text_keys`), or questions about one context, into
+    one split and depends on the seed and the rows alone. Files are read through Arrow files on disk, so memory does not
+    grow with the text; a file in the layout of SQuAD is read as a whole.
 
     Raises:
         DataError: the source is not there, is no table, lacks a column, is empty or too small to be cut.
@@ -136,15 +139,14 @@ def _batch_rows(rows: Dataset) -> int:
     return int(np.clip(BATCH_BYTES / max(row_bytes, 1), 1, BATCH_ROWS))
 
 
-def text_keys(frame: pd.DataFrame) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of the normalised text (and second text) of each row; equal texts have equal keys.
+def text_keys(frame: pd.DataFrame, columns: Sequence[str] = ("text", "text_pair")) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of the normalised texts in those of the columns that are there; equal texts have equal keys.
 
     Texts are equal when they differ in white space, case or Unicode compatibility form (NFKC) only. Among a million
     different texts two share a key with a probability of 3e-8.
     """
-    text = _normalised(frame["text"])
-    if "text_pair" in frame:
-        text = text + "\x1f" + _normalised(frame["text_pair"])
+    texts = [_normalised(frame[column]) for column in columns if column in frame]
+    text = functools.reduce(lambda left, right: left + "\x1f" + right, texts)
     return np.asarray(pd.util.hash_array(text.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
 
 
@@ -160,8 +162,9 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
         if Path(source).suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
             raise DataError(f"{source}: no such file or folder; give a path that exists, or a hub data set id")
         return _read_hub(source, data, columns, task)
-    if data.revision is not None and source == data.source:
-        raise DataError(f"data.revision cannot act: {source} is a local path; remove it")
+    for name in ("revision", "config_name", "splits"):
+        if getattr(data, name) is not None and source == data.source:
+            raise DataError(f"data.{name} cannot act: {source} is a local path; remove it")
     files = _files_of(path)
     splits: dict[str, list[Dataset]] = {}
     for file, split in files.items():
@@ -170,23 +173,38 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
 
 
 def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task: Task) -> dict[str, Dataset]:
-    revision = data.revision if source == data.source else None
+    own = source == data.source
+    options = {"name": data.config_name, "revision": data.revision} if own else {}
     try:
-        loaded = datasets.load_dataset(source, revision=revision)
+        loaded = datasets.load_dataset(source, **options)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name, or "
+            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name (of "
+            "a data set of several configurations, also data.config_name), or "
             "download the data set where there is a network and give its folder of Parquet, CSV or JSONL files"
         ) from error
     named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
-    if "label" not in columns:
+    if own and data.splits is not None:
+        named = _chosen_splits(source, data.splits, list(loaded))
+    elif "label" not in columns:
         named = dict.fromkeys(loaded, "train")
-    _require_known_splits(source, named)
+    else:
+        _require_known_splits(source, named)
     splits: dict[str, list[Dataset]] = {}
     for name, split in named.items():
         if split is not None:
             splits.setdefault(split, []).append(_tidy(loaded[name], data, columns, task, name))
     return {split: concatenate_datasets(_one_type(parts)) for split, parts in splits.items()}
+
+
+def _chosen_splits(source: str, chosen: Mapping[SplitName, str], present: list[str]) -> dict[str, str | None]:
+    """Return what each of a hub data set's splits is used as, as `data.splits` says."""
+    for name in chosen.values():
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(present)}"
+            raise DataError(f"{source}: data.splits names {name!r}, which is no split of it; {hint}")
+    return {name: split for split, name in chosen.items()}
 
 
 def _require_known_splits(source: str, named: Mapping[str, str | None]) -> None:
@@ -196,7 +214,7 @@ def _require_known_splits(source: str, named: Mapping[str, str | None]) -> None:
     if others and missing:
         raise DataError(
             f"{source}: has no split {' or '.join(missing)}, but {', '.join(others)}, which would be left out; "
-            "download the data set and give a folder of files whose names start with train, validation or test"
+            "say in data.splits which split is which; one that is not named there is left out, or cut from train"
         )
 
 
@@ -239,6 +257,8 @@ def _read_file(path: Path, data: DataSettings, columns: Mapping[str, str], task:
     reader = READERS[path.suffix.lower()]
     if reader != "parquet":
         _require_utf8(path)
+    if reader == "json" and (questions := read_squad(path)) is not None:
+        return _tidy(questions, data, columns, task, path.name)
     options = OPTIONS[reader](path, columns)
     # The reader knows a file by its path and time stamp; a cache named by the content cannot serve old rows.
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "ted" / sha256_file(path)
@@ -320,7 +340,10 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
 
 
 def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: Task, source: str) -> Dataset:
-    """Return the wanted columns under our names, with row numbers; nothing but the label column is copied to memory."""
+    """Return the wanted columns under our names, with row numbers.
+
+    Only the label column, and text that the task joins from words, is copied to memory.
+    """
     _require_columns(table.column_names, columns, source)
     if len(table) == 0:
         raise DataError(f"{source}: has columns but no rows; give a table with rows")
@@ -328,7 +351,7 @@ def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: 
     table = table.select_columns(list(renamed)).rename_columns(renamed)
     for name in ("text", "text_pair"):
         if name in columns:
-            table = _as_text(table, name, f"{source}: column {columns[name]!r}")
+            table = _as_text(task.read_text(table, name), name, f"{source}: column {columns[name]!r}")
     if "label" in columns:
         table = split_labels(table, data.label_separator) if task.several_labels else table
         label = task.read_labels(table, f"{source}: column {columns['label']!r}")
@@ -364,7 +387,9 @@ def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: Task, seed
     if not missing:
         return {}
     _, first, text_of_row = np.unique(
-        np.concatenate([text_keys(batch) for batch in batches_of(rows)]), return_index=True, return_inverse=True
+        np.concatenate([text_keys(batch, task.kept_together) for batch in batches_of(rows)]),
+        return_index=True,
+        return_inverse=True,
     )
     strata = task.strata(rows.data.column("label") if task.has_labels else rows.data.column("text"))[first]
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """Writing the bundle: everything that serving needs, each file with its digest, and the proof that it is equal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from ted.config import Settings
 from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.errors import ModelError, ParityError
 from ted.evaluation import outputs_of
+from ted.export.causal import beginnings, check_causal_parity, check_greedy, export_causal, generation_facts
 from ted.export.onnx import Graph, export_onnx, input_names
 from ted.export.parity import check_parity, padded_batch, parity_batches
 from ted.export.quantization import Validation, judge_int8, quantize, refused_int8
@@ -27,7 +28,8 @@ from ted.models.loading import load_trained
 from ted.report.model_card import render
 from ted.serving.answers import Text
 from ted.serving.bundle import FORMAT, MANIFEST, TOKENIZER, Bundle, open_bundle
-from ted.serving.predictor import ROWS_PER_RUN, Predictor, logits_of
+from ted.serving.generation import CAUSAL_KIND, PAST, Generator, open_predictor
+from ted.serving.predictor import Predictor, ServedModel, logits_of
 from ted.tasks import Task, get_task, labels_of
 from ted.tasks.base import Outputs
 
@@ -38,8 +40,6 @@ RUN_RECORD: Final = "run_record.json"
 TRITON_CONFIG: Final = "config.pbtxt"
 # Of which model the figures of the evaluation are.
 TRAINED: Final = "trained student, float32"
-# Texts whose answers are compared from end to end, through the stored tokenizer.
-SERVED_TEXTS: Final = 64
 EXAMPLE_SHAPE: Final = (3, 8)
 TRITON_MAX_BATCH: Final = 64
 
@@ -60,6 +60,11 @@ class Trained:
     def texts(self) -> list[Text]:
         """Texts or pairs of the validation split."""
         return _texts(self.validation)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model predicts the next token."""
+        return self.task.kind == CAUSAL_KIND
 
     @property
     def pair(self) -> bool:
@@ -112,11 +117,11 @@ def triton_config(manifest: Mapping[str, Any]) -> str:
     Args:
         manifest: content of a bundle.json.
     """
-    inputs = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in manifest["inputs"])
-    outputs = ",\n".join(
-        f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {", ".join(map(str, dims))} ] }}'
-        for name, dims in manifest["output_dims"].items()
+    inputs = ",\n".join(
+        _triton_tensor(name, "TYPE_FP32" if name.startswith(PAST) else "TYPE_INT64", dims)
+        for name, dims in manifest["input_dims"].items()
     )
+    outputs = ",\n".join(_triton_tensor(name, "TYPE_FP32", dims) for name, dims in manifest["output_dims"].items())
     return f"""\
 # Tokens in, raw outputs out; the batch axis comes before the dims. Set default_model_filename to "{INT8_MODEL}"
 # only if every version that is served has that file.
@@ -132,6 +137,10 @@ output [
 ]
 dynamic_batching {{ }}
 """
+
+
+def _triton_tensor(name: str, data_type: str, dims: Sequence[int]) -> str:
+    return f'  {{ name: "{name}" data_type: {data_type} dims: [ {", ".join(map(str, dims))} ] }}'
 
 
 def _load(settings: Settings, model: Path, data: Path) -> Trained:
@@ -150,28 +159,38 @@ def _load(settings: Settings, model: Path, data: Path) -> Trained:
 
 def _prove(settings: Settings, trained: Trained, folder: Path, version: int) -> Manifest:
     """Write models and tokenizer, hold them against the trained model, and return the manifest as far as it goes."""
-    example = padded_batch(trained.tokenizer, trained.texts, *EXAMPLE_SHAPE)
-    example = {name: example[name] for name in input_names(trained.tokenizer)}
-    graph = export_onnx(trained.model, example, trained.task.output_names, settings.export.opset, folder / MODEL)
+    graph = _export(settings, trained, folder / MODEL)
     batches = parity_batches(trained.tokenizer, trained.texts, settings.data.max_length)
-    shapes = check_parity(trained.model, folder / MODEL, batches, settings.export)
+    check = check_causal_parity if trained.causal else check_parity
+    shapes = check(trained.model, folder / MODEL, batches, settings.export)
     cut = trained.task.truncation(settings.data)
     serving_tokenizer(trained.tokenizer, settings.data.max_length, cut).save(str(folder / TOKENIZER))
     manifest = _describe(settings, trained, graph, version)
-    served = _check_served(trained, Predictor(Bundle(folder, manifest)), settings)
+    predictor = open_predictor(Bundle(folder, manifest))
     manifest["parity"] = {
         "atol": settings.export.atol,
         "rtol": settings.export.rtol,
         "max_abs_difference": max(row["max_abs_difference"] for row in shapes),
         "shapes": shapes,
-        "raw_text": served,
+        "raw_text": _check_served(trained, predictor, settings),
     }
+    if isinstance(predictor, Generator):
+        prompts = beginnings(predictor, trained.texts)
+        manifest["parity"]["greedy"] = check_greedy(trained.model, predictor, prompts, settings.export)
     manifest["int8"] = _try_int8(settings, trained, Bundle(folder, manifest))
     manifest["model"] = INT8_MODEL if manifest["int8"]["accepted"] else MODEL
-    predictor = Predictor(Bundle(folder, manifest))
-    manifest["self_test"] = _self_test(trained.texts[0], predictor)
+    predictor = open_predictor(Bundle(folder, manifest))
+    manifest["self_test"] = _self_test(trained.texts, predictor)
     manifest["served_metrics"] = _measure_served(trained, predictor, settings)
     return manifest
+
+
+def _export(settings: Settings, trained: Trained, path: Path) -> Graph:
+    if trained.causal:
+        return export_causal(trained.model, settings.export.opset, path)
+    example = padded_batch(trained.tokenizer, trained.texts, *EXAMPLE_SHAPE)
+    example = {name: example[name] for name in input_names(trained.tokenizer)}
+    return export_onnx(trained.model, example, trained.task.output_names, settings.export.opset, path)
 
 
 def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Mapping[str, Any]) -> Tokenizer:
@@ -203,16 +222,20 @@ def serving_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, trunc
 
 def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) -> Manifest:
     task = trained.task
+    facts = task.serving() | {name: getattr(trained.tokenizer, name) for name in task.special_tokens}
+    if trained.causal:
+        facts |= generation_facts(trained.model, trained.tokenizer)
     return {
         "format": FORMAT,
         "name": settings.export.name,
         "version": version,
-        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **task.serving()},
+        "task": {"kind": task.kind, "labels": list(task.label_names) or None, **facts},
         "max_length": settings.data.max_length,
         "max_characters": settings.quality.max_characters,
         "pair": trained.pair,
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
+        "input_dims": {name: list(dims) for name, dims in graph.input_dims.items()},
         "output_dims": {name: list(dims) for name, dims in graph.output_dims.items()},
         "opset": graph.opset,
         "parameters": {"model": graph.model_parameters, "graph": graph.graph_parameters},
@@ -220,12 +243,14 @@ def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) 
     }
 
 
-def _check_served(trained: Trained, predictor: Predictor, settings: Settings) -> dict[str, Any]:
+def _check_served(trained: Trained, predictor: ServedModel, settings: Settings) -> dict[str, Any]:
     """Compare answers to raw text, through the stored tokenizer, with the trained model behind its own tokenizer."""
-    texts = trained.texts[:SERVED_TEXTS]
+    # The logits of so many fit into memory.
+    texts = trained.texts[: trained.task.forward_rows]
     rows = trained.validation.select(range(len(texts)))
     served = [logits for windows in predictor.logits(predictor.encode(texts)) for logits in windows]
-    features = tokenize(rows, trained.tokenizer, trained.task, settings.data)
+    encode = trained.task.encode_served
+    features = tokenize(rows, trained.tokenizer, trained.task, settings.data, encode=encode)
     expected = _model_logits(trained, features)
     lengths = ([len(logits) for logits in served], [len(logits) for logits in expected])
     problem, difference = f"{lengths[0]} tokens instead of {lengths[1]}", math.inf
@@ -245,7 +270,7 @@ def _check_served(trained: Trained, predictor: Predictor, settings: Settings) ->
 def _model_logits(trained: Trained, features: Dataset) -> list[NDArray[np.floating]]:
     """Return the trained model's logits of each feature: (C), or (L, C) of its real tokens."""
     found: dict[int, NDArray[np.floating]] = {}
-    for batch in forward_batches(features, collator(trained.tokenizer, trained.task)):
+    for batch in forward_batches(features, collator(trained.tokenizer, trained.task), trained.task.forward_rows):
         logits = run_model(trained.model, batch, ()).logits.numpy()
         lengths = batch["attention_mask"].sum(1).tolist()
         for place, length, row in zip(batch["index"].tolist(), lengths, logits, strict=True):
@@ -253,15 +278,16 @@ def _model_logits(trained: Trained, features: Dataset) -> list[NDArray[np.floati
     return [found[place] for place in range(len(features))]
 
 
-def _measured(trained: Trained, split: Dataset, predictor: Predictor, settings: Settings) -> Outputs:
+def _measured(trained: Trained, split: Dataset, predictor: ServedModel, settings: Settings) -> Outputs:
     """Return what a served model says of each row of a split, in ONNX Runtime."""
     features = tokenize(split, trained.tokenizer, trained.task, settings.data)
 
     def run(batch: Batch) -> Tensor:
-        feeds = {name: batch[name].numpy() for name in predictor.bundle.manifest["inputs"]}
+        feeds = {name: batch[name].numpy() for name in predictor.bundle.manifest["inputs"] if name in batch}
         return torch.from_numpy(logits_of(predictor.run(feeds)))
 
-    batches = forward_batches(features, collator(trained.tokenizer, trained.task), ROWS_PER_RUN)
+    rows_per_run = min(predictor.rows_per_run, trained.task.forward_rows)
+    batches = forward_batches(features, collator(trained.tokenizer, trained.task), rows_per_run)
     return outputs_of(run, trained.task, split, features, batches)[0]
 
 
@@ -274,18 +300,19 @@ def _try_int8(settings: Settings, trained: Trained, bundle: Bundle) -> dict[str,
     task = trained.task
     references_N = task.references(trained.validation)
 
-    def score(predictor: Predictor) -> float:
+    def score(predictor: ServedModel) -> float:
         outputs = _measured(trained, trained.validation, predictor, settings)
         return task.primary(task.scores(outputs, references_N))
 
     validation = Validation(trained.texts, score, task.higher_is_better)
-    verdict = judge_int8(Predictor(bundle), Predictor(candidate), validation, settings.export, settings.evaluation)
+    models = (open_predictor(bundle), open_predictor(candidate))
+    verdict = judge_int8(*models, validation, settings.export, settings.evaluation)
     if not verdict["accepted"]:
         candidate.model_path.unlink()
     return verdict
 
 
-def _measure_served(trained: Trained, predictor: Predictor, settings: Settings) -> dict[str, Any]:
+def _measure_served(trained: Trained, predictor: ServedModel, settings: Settings) -> dict[str, Any]:
     """Return the metrics of the file that serving loads on the test split, in ONNX Runtime."""
     outputs = _measured(trained, trained.test, predictor, settings)
     metrics = trained.task.metrics(outputs, trained.task.references(trained.test))
@@ -317,8 +344,9 @@ def _finish(folder: Path, manifest: Manifest) -> None:
     open_bundle(folder)
 
 
-def _self_test(text: Text, predictor: Predictor) -> dict[str, Any]:
+def _self_test(texts: Sequence[Text], predictor: Predictor | Generator) -> dict[str, Any]:
     """Return a text with the answer that serving must give to it alone."""
+    text: Any = beginnings(predictor, texts)[0] if isinstance(predictor, Generator) else texts[0]
     answer = predictor.predict([text])[0]
     stored = text if isinstance(text, str) else list(text)
     return {"text": stored, "answer": {name: value for name, value in answer.items() if name != "text"}}

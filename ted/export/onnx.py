@@ -4,7 +4,7 @@ import hashlib
 import logging
 import reprlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,15 +43,17 @@ class Graph:
     opset: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    input_dims: dict[str, tuple[int, ...]]
+    """Axes of each input after the batch; -1 is one whose length varies."""
     output_dims: dict[str, tuple[int, ...]]
-    """Axes of each output after the batch; -1 is one whose length varies."""
+    """Axes of each output after the batch."""
     model_parameters: int
     """Parameters of the trained model."""
     graph_parameters: int
     """Parameters of the trained model that stand in the file; those that no output depends on do not."""
 
 
-class _Positional(nn.Module):
+class Positional(nn.Module):
     """The model with its inputs by position and chosen outputs as a tuple, as an ONNX graph has them."""
 
     def __init__(self, model: PreTrainedModel, input_names: Sequence[str], output_names: Sequence[str]) -> None:
@@ -55,7 +62,13 @@ class _Positional(nn.Module):
         self.input_names = tuple(input_names)
         self.output_names = tuple(output_names)
 
+    def axes(self, name: str) -> dict[int, str]:
+        """Return the axes of an input whose length varies, by place."""
+        del name
+        return DYNAMIC_AXES
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs."""
         outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)))
         return tuple(outputs[name] for name in self.output_names)
 
@@ -93,20 +106,41 @@ def export_onnx(
         ModelError: the model holds more than its architecture (filters, heads of stage I), is not float32 or too
             large, cannot be traced, or the file has another opset, a frozen axis or a foreign weight.
     """
-    _check_exportable(model)
-    wrapper = _Positional(model, tuple(example), output_names).eval()
+    check_exportable(model)
+    return write_graph(Positional(model, tuple(example), output_names), tuple(example.values()), opset, path)
+
+
+def write_graph(wrapper: Positional, example: tuple[Tensor, ...], opset: int, path: Path) -> Graph:
+    """Write a wrapped model as one ONNX file and return what the file holds.
+
+    Args:
+        wrapper: names inputs, outputs and the axes whose length varies.
+        example: inputs by position; their values do not matter.
+        opset: ONNX operator set.
+        path: file to write.
+
+    Raises:
+        ModelError: as :func:`export_onnx`.
+    """
+    wrapper.eval()
     with _quiet():
-        program = _trace(wrapper, tuple(example.values()), opset)
+        program = _trace(wrapper, example, opset)
+        held = _count_parameters(program.model, wrapper.model)
+        program.optimize()
         # The remarks name files of this machine, and shared layers would be stored once per use.
         ClearMetadataAndDocStringPass()(program.model)
         DeduplicateInitializersPass(size_limit=MAX_FILE_BYTES)(program.model)
         program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
-    return _read_back(path, model, tuple(example), output_names, opset)
+    return _read_back(path, wrapper, example, opset, held)
 
 
-def _check_exportable(model: PreTrainedModel) -> None:
-    """Refuse a model that is not exactly the architecture its configuration names, in float32."""
+def check_exportable(model: PreTrainedModel) -> None:
+    """Refuse a model that is not exactly the architecture its configuration names, in float32, for one file.
+
+    Raises:
+        ModelError: it is not; the message names what is too much.
+    """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"{type(model).__name__} is not a transformers model; export the trained student by itself")
     with torch.device("meta"):
@@ -130,7 +164,7 @@ def _check_exportable(model: PreTrainedModel) -> None:
         )
 
 
-def _trace(wrapper: _Positional, example: tuple[Tensor, ...], opset: int) -> torch.onnx.ONNXProgram:
+def _trace(wrapper: Positional, example: tuple[Tensor, ...], opset: int) -> torch.onnx.ONNXProgram:
     try:
         program = torch.onnx.export(
             wrapper,
@@ -140,8 +174,10 @@ def _trace(wrapper: _Positional, example: tuple[Tensor, ...], opset: int) -> tor
             input_names=wrapper.input_names,
             output_names=wrapper.output_names,
             opset_version=opset,
-            dynamic_shapes={"inputs": tuple(DYNAMIC_AXES for _ in example)},
+            dynamic_shapes={"inputs": tuple(wrapper.axes(name) for name in wrapper.input_names)},
             external_data=False,
+            # Folded constants are no longer the model's arrays; they are looked at first.
+            optimize=False,
         )
     except torch.onnx.OnnxExporterError as error:
         name = type(wrapper.model).__name__
@@ -169,28 +205,29 @@ def _quiet() -> Iterator[None]:
         logger.debug("%s: %s", warning.category.__name__, warning.message)
 
 
-def _read_back(
-    path: Path, model: PreTrainedModel, inputs: Sequence[str], output_names: Sequence[str], opset: int
-) -> Graph:
+def _read_back(path: Path, wrapper: Positional, example: Sequence[Tensor], opset: int, held: int) -> Graph:
     """Compare the file with what was asked for; the exporter can leave another opset or frozen axes without a word."""
     written = onnx.load(path)
     actual_opset = next(entry.version for entry in written.opset_import if entry.domain == "")
     if actual_opset != opset:
         raise ModelError(f"the exporter wrote opset {actual_opset}, not {opset}; set export.opset: {actual_opset}")
-    axes = list(DYNAMIC_AXES.values())
-    for value in written.graph.input:
-        if (found := _axes(value)) != axes:
-            raise ModelError(f"input {value.name} has the axes {found}, not {axes}: the model is bound to one shape")
     names = tuple(value.name for value in written.graph.input)
     outputs = tuple(value.name for value in written.graph.output)
-    if names != tuple(inputs) or outputs != tuple(output_names):
+    if names != wrapper.input_names or outputs != wrapper.output_names:
         raise ModelError(
-            f"the graph has inputs {names} and outputs {outputs}, not {tuple(inputs)} and {tuple(output_names)}:"
-            " the model does not use every input that the tokenizer makes"
+            f"the graph has inputs {names} and outputs {outputs}, not {wrapper.input_names} and"
+            f" {wrapper.output_names}: the model does not use every input that the tokenizer makes"
         )
-    total = sum(parameter.numel() for parameter in model.parameters())
-    dims = {value.name: tuple(_length(axis) for axis in _axes(value)[1:]) for value in written.graph.output}
-    return Graph(actual_opset, names, outputs, dims, total, _count_parameters(written, model))
+    for value, tensor in zip(written.graph.input, example, strict=True):
+        axes = [wrapper.axes(value.name).get(place, size) for place, size in enumerate(tensor.shape)]
+        if (found := _axes(value)) != axes:
+            raise ModelError(f"input {value.name} has the axes {found}, not {axes}: the model is bound to one shape")
+    total = sum(parameter.numel() for parameter in wrapper.model.parameters())
+    return Graph(actual_opset, names, outputs, _dims(written.graph.input), _dims(written.graph.output), total, held)
+
+
+def _dims(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
+    return {value.name: tuple(_length(axis) for axis in _axes(value)[1:]) for value in values}
 
 
 def _length(axis: str | int) -> int:
@@ -201,23 +238,26 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
 
 
-def _count_parameters(written: onnx.ModelProto, model: PreTrainedModel) -> int:
-    """Return how many parameters of the model the graph holds, by content.
+def _count_parameters(traced: onnx_ir.Model, model: PreTrainedModel) -> int:
+    """Return how many parameters of the model a traced graph holds, by content.
 
-    Constant folding renames and transposes weights and merges equal ones, so names and counts prove nothing; every
-    floating-point array of the graph must instead be a parameter or buffer of the model, as it is or transposed.
+    Constant folding, which comes after this, makes new arrays out of those of the graph: weights are transposed,
+    merged, added to one. So every floating-point array must be a parameter or a buffer of the model before that.
 
     Raises:
         ModelError: the graph holds an array that is not the model's.
     """
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in written.graph.initializer}
-    weights = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and array.size > 1}
-    owned = {name: tensor.detach().numpy() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    known = {_digest(form) for array in owned.values() for form in (array, array.T)}
-    if foreign := [name for name, array in weights.items() if _digest(array) not in known]:
+    LiftConstantsToInitializersPass()(traced)
+    RemoveUnusedNodesPass()(traced)
+    constants = {name: value.const_value for name, value in traced.graph.initializers.items()}
+    arrays = {name: constant.numpy() for name, constant in constants.items() if constant is not None}
+    weights = {name: _digest(array) for name, array in arrays.items() if array.dtype.kind == "f" and array.size > 1}
+    owned = [*model.named_parameters(), *model.named_buffers()]
+    known = {name: _digest(tensor.detach().numpy()) for name, tensor in owned}
+    if foreign := [name for name, digest in weights.items() if digest not in known.values()]:
         raise ModelError(f"the exported graph holds arrays that are no weights of the model: {reprlib.repr(foreign)}")
-    held = {_digest(form) for array in weights.values() for form in (array, array.T)}
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if _digest(owned[name]) in held)
+    held = set(weights.values())
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if known[name] in held)
 
 
 def _digest(array: NDArray[Any]) -> str:

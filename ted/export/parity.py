@@ -73,14 +73,23 @@ def check_parity(
     model.train(mode=False)
     session = create_session(str(path), torch.get_num_threads())
     rows = [_compare(model, session, batch, settings) for batch in batches]
+    refuse_differences(rows, settings)
+    return rows
+
+
+def refuse_differences(rows: Sequence[Row], settings: ExportSettings) -> None:
+    """Refuse an export of which a row of a comparison did not pass.
+
+    Raises:
+        ParityError: every failing shape stands in the message.
+    """
     if failed := [row for row in rows if not row["passed"]]:
-        shapes = "; ".join(f"{row['batch']} x {row['length']}: {_difference(row)}" for row in failed)
+        shapes = "; ".join(f"{_shape(row)}: {_difference(row)}" for row in failed)
         raise ParityError(
             f"the exported model differs from the trained one at {len(failed)} of {len(rows)} shapes (batch x length:"
             f" largest difference), beyond atol {settings.atol:g} and rtol {settings.rtol:g}: {shapes};"
             " raise export.atol or export.rtol only if a difference of that size cannot change an answer"
         )
-    return rows
 
 
 def parity_batches(
@@ -135,6 +144,10 @@ def _real(output: NDArray[np.floating], batch: Mapping[str, Tensor]) -> NDArray[
     """Return the values of real tokens, or all of an output that has no axis of tokens."""
     mask_BL = batch["attention_mask"].numpy().astype(bool)
     return output[mask_BL] if output.shape[:2] == mask_BL.shape else output
+
+
+def _shape(row: Row) -> str:
+    return f"{row['batch']} x {row['length']}" + (f" after {row['past']}" if row.get("past") else "")
 
 
 def _difference(row: Row) -> str:

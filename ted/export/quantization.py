@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from ted.config import EvaluationSettings, ExportSettings
 from ted.serving.answers import Text
-from ted.serving.predictor import Predictor
+from ted.serving.predictor import ServedModel
 
 # Named, because the default list also rewrites standard Attention into an invalid graph.
 OP_TYPES: Final = ("MatMul", "Gemm", "Gather")
@@ -32,7 +32,7 @@ class Validation:
     """Texts of the validation split, and the primary metric of a served model on it."""
 
     texts: Sequence[Text]
-    score: Callable[[Predictor], float]
+    score: Callable[[ServedModel], float]
     higher_is_better: bool
 
 
@@ -72,8 +72,8 @@ def _quiet() -> Iterator[None]:
 
 
 def judge_int8(
-    reference: Predictor,
-    candidate: Predictor,
+    reference: ServedModel,
+    candidate: ServedModel,
     validation: Validation,
     export: ExportSettings,
     evaluation: EvaluationSettings,
@@ -118,7 +118,7 @@ def refused_int8(reason: str) -> Verdict:
 
 
 def latency_ratios(
-    reference: Predictor, candidate: Predictor, texts: Sequence[Text], settings: EvaluationSettings
+    reference: ServedModel, candidate: ServedModel, texts: Sequence[Text], settings: EvaluationSettings
 ) -> dict[str, float]:
     """Return the candidate's latency divided by the reference's, by batch size.
 
@@ -135,17 +135,17 @@ def latency_ratios(
     return ratios
 
 
-def _pair_seconds(reference: Predictor, candidate: Predictor, feeds: Feeds) -> tuple[float, float]:
+def _pair_seconds(reference: ServedModel, candidate: ServedModel, feeds: Feeds) -> tuple[float, float]:
     return _seconds(reference, feeds), _seconds(candidate, feeds)
 
 
-def _seconds(predictor: Predictor, feeds: Feeds) -> float:
+def _seconds(predictor: ServedModel, feeds: Feeds) -> float:
     start = time.perf_counter()
     predictor.run(feeds)
     return time.perf_counter() - start
 
 
-def _size(predictor: Predictor) -> int:
+def _size(predictor: ServedModel) -> int:
     return predictor.bundle.model_path.stat().st_size
 
 

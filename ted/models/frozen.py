@@ -6,6 +6,7 @@ Letters in names: B rows, C model outputs, L positions, D features, T tokens of 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -45,7 +46,8 @@ class OutputSource(Protocol):
 def run_model(model: PreTrainedModel, batch: Batch, layers: Sequence[int]) -> ModelOutputs:
     """Return a model's logits and the states after the given layers; `labels` and `index` of the batch are not read."""
     inputs = {name: tensor for name, tensor in batch.items() if name not in {"labels", "index"}}
-    outputs = model(**inputs, output_hidden_states=bool(layers), return_dict=True)
+    with _precision(model, batch["input_ids"].device):
+        outputs = model(**inputs, output_hidden_states=bool(layers), return_dict=True)
     states = [outputs.hidden_states[layer + 1] for layer in layers] if layers else []
     return ModelOutputs(logits_of(outputs), states)
 
@@ -56,6 +58,13 @@ def logits_of(outputs: Mapping[str, Any]) -> Tensor:
         logits: Tensor = outputs["logits"]
         return logits
     return torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
+
+
+def _precision(model: PreTrainedModel, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which the model's attention can run: flash attention has no kernels for float32."""
+    if model.config._attn_implementation != "flash_attention_2":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def move(model: nn.Module, device: torch.device) -> None:
@@ -71,19 +80,27 @@ class FrozenModel:
         self.layers = tuple(layers)
 
     def __call__(self, batch: Batch) -> ModelOutputs:
-        """Return the outputs as plain tensors that later gradients may be computed with."""
+        """Return the outputs as plain float32 tensors that later gradients may be computed with."""
         move(self.model, batch["input_ids"].device)
         with torch.inference_mode():
             outputs = run_model(self.model, batch, self.layers)
-        return ModelOutputs(outputs.logits.clone(), [state.clone() for state in outputs.states])
+        logits_BC, *states = (output.to(torch.float32, copy=True) for output in (outputs.logits, *outputs.states))
+        return ModelOutputs(logits_BC, states)
+
+    @property
+    def arithmetic(self) -> str:
+        """What the model computes in, which its outputs depend on to the last bit."""
+        return f"{self.model.dtype} {self.model.config._attn_implementation}"
 
 
-def store_key(rows: Dataset, model_folder: Path, layers: Sequence[int]) -> str:
+def store_key(rows: Dataset, model_folder: Path, layers: Sequence[int], arithmetic: str) -> str:
     """Return a digest of all that the outputs depend on: token ids, weights, configuration, layers, code, versions.
+
+    `arithmetic` is what the model computes in.
 
     Filters are applied to what is read, so their weights need not enter.
     """
-    digest = hashlib.sha256(json.dumps([*layers, code_digest()]).encode())
+    digest = hashlib.sha256(json.dumps([*layers, arithmetic, code_digest()]).encode())
     for name in ("model.safetensors", "config.json"):
         digest.update(sha256_file(model_folder / name).encode())
     for name in ("input_ids", "token_type_ids"):

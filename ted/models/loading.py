@@ -1,20 +1,24 @@
 """From a name to a model and its tokenizer, with the checks that would otherwise fail late and obscurely."""
 
+import difflib
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
 from ted.errors import ModelError
 from ted.files import sha256_file
+from ted.models.facts import LAST_WIDTH
 from ted.tasks import Task
 
 
@@ -38,6 +42,12 @@ INSTALLED_MODELS = {
     ),
 }
 
+# Capital letters, an accent, a number and white space: what tokenizers with one vocabulary may still treat otherwise.
+PROBE = "Is  the Café (No. 12) good?"
+
+
+# Dropouts that a model reads from its configuration though the configuration's class does not declare them.
+UNDECLARED_DROPOUTS = {"deberta": ("cls_dropout",), "deberta-v2": ("cls_dropout",)}
 
 # The class of each architecture for each kind of head.
 HEADS: dict[str, dict[str, str]] = {
@@ -154,29 +164,34 @@ def load_config(source: ModelSource) -> Any:  # noqa: ANN401 - each architecture
 
 
 @quiet_transformers()
-def load_pretrained(source: ModelSource, task: Task, *, fresh_head: bool = True) -> LoadedModel:
+def load_pretrained(
+    source: ModelSource,
+    task: Task,
+    *,
+    fresh_head: bool = True,
+    attention: str | None = None,
+    dropout: Mapping[str, float] | None = None,
+) -> LoadedModel:
     """Return a pre-trained model with a head for the task, fresh where the checkpoint has none.
 
     Args:
         source: where the model lies.
         task: whose outputs the head has.
         fresh_head: whether a checkpoint without a head for the task will do.
+        attention: implementation of attention; None takes what the model's class prefers.
+        dropout: values of the configuration to change.
 
     Raises:
         ModelError: the files cannot be loaded, the checkpoint has a head for other classes, or has no head and needs
-            one.
+            one, its tied weights are not tied, or it has not that attention or dropout.
     """
     tokenizer = load_tokenizer(source)
     config = load_config(source)
     _set_labels(config, task, source.location)
+    set_dropout(config, dropout or {}, source.location)
     config.pad_token_id = tokenizer.pad_token_id
     auto_class = getattr(transformers, task.auto_class)
-    try:
-        model, info = auto_class.from_pretrained(
-            source.location, config=config, output_loading_info=True, **source.options
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_cannot_load("model", source, error)) from error
+    model, info = _from_pretrained(auto_class, source, attention, config=config, output_loading_info=True)
     if info["missing_keys"] and not fresh_head:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise ModelError(
@@ -184,26 +199,74 @@ def load_pretrained(source: ModelSource, task: Task, *, fresh_head: bool = True)
             "set teacher.finetune to true, or give a fine-tuned model"
         )
     check_vocabulary(model, tokenizer)
-    return LoadedModel(model.float(), tokenizer)
+    check_tied(model, source.location)
+    return LoadedModel(_without_cache(model.float()), tokenizer)
 
 
 @quiet_transformers()
-def load_trained(folder: Path) -> LoadedModel:
+def load_trained(folder: Path, *, attention: str | None = None, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """Return a model that a stage has written, in evaluation mode.
 
+    Args:
+        folder: of the model.
+        attention: implementation of attention; None takes what the model's class prefers.
+        dtype: of the weights.
+
     Raises:
-        ModelError: the folder holds no such model.
+        ModelError: the folder holds no such model, or the model has not that attention.
     """
     source = ModelSource(str(folder), local=True)
     tokenizer = load_tokenizer(source)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model_class = getattr(transformers, config.architectures[0])
-        model: PreTrainedModel = model_class.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_cannot_load("model", source, error)) from error
+    config = load_config(source)
+    model_class = getattr(transformers, (config.architectures or ["no class"])[0], None)
+    if model_class is None:
+        raise ModelError(f"{folder} does not name the class of its model; give a folder that a stage has written")
+    model: PreTrainedModel = _from_pretrained(model_class, source, attention, config=config, dtype=dtype)
     model.train(False)
-    return LoadedModel(model, tokenizer)
+    return LoadedModel(_without_cache(model), tokenizer)
+
+
+def _from_pretrained(auto_class: Any, source: ModelSource, attention: str | None, **options: Any) -> Any:  # noqa: ANN401 - depends on the options
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        return auto_class.from_pretrained(source.location, **options, **source.options)
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(_cannot_load("model", source, error)) from error
+
+
+@quiet_transformers()
+def set_attention(model: PreTrainedModel, attention: str | None) -> None:
+    """Set the implementation of attention of a model that was built here; None leaves what its class prefers.
+
+    Raises:
+        ModelError: the model has not that attention.
+    """
+    if attention is None:
+        return
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        raise ModelError(f"{type(model).__name__} cannot take attention {attention}: {error}") from error
+    if model.config._attn_implementation != attention:
+        raise ModelError(f"{type(model).__name__} has one attention only; remove student.attn_implementation")
+
+
+def _without_cache(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model set to keep no states for further tokens, which a text that is read once does not have."""
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    return model
+
+
+def check_config(config: Any, max_length: int, location: str) -> None:  # noqa: ANN401 - each architecture has its own
+    """Refuse a model that cannot read the texts or be matched, by its configuration alone.
+
+    Raises:
+        ModelError: `max_length` exceeds the positions, or states differ in width.
+    """
+    check_length(config, max_length, location)
+    check_widths(config, location)
 
 
 def check_length(config: Any, max_length: int, location: str) -> None:  # noqa: ANN401 - each architecture has its own
@@ -213,10 +276,72 @@ def check_length(config: Any, max_length: int, location: str) -> None:  # noqa: 
         ModelError: `max_length` exceeds the positions.
     """
     positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None:
+        positions -= _positions_before_first(config)
     if positions is not None and max_length > positions:
         raise ModelError(
             f"data.max_length is {max_length}, but {location} has {positions} positions; lower it to at most that"
         )
+
+
+def _positions_before_first(config: Any) -> int:  # noqa: ANN401 - each architecture has its own class
+    """Return how many rows of a table of positions hold no token: some count positions from behind the padding's id."""
+    with torch.device("meta"):
+        model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+
+
+def check_widths(config: Any, location: str) -> None:  # noqa: ANN401 - each architecture has its own class
+    """Refuse a model whose last states are not as wide as the others.
+
+    Raises:
+        ModelError: the widths differ.
+    """
+    name = LAST_WIDTH.get(config.model_type)
+    if name is not None and getattr(config, name) != config.hidden_size:
+        raise ModelError(
+            f"{location} has states {config.hidden_size} wide and last states {getattr(config, name)} wide ({name}), "
+            "which filters of one width cannot read; take a model where the two are equal"
+        )
+
+
+def check_tied(model: PreTrainedModel, location: str) -> None:
+    """Refuse a model that ties its embeddings although its configuration says that it does not, or the reverse.
+
+    Raises:
+        ModelError: the two differ.
+    """
+    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if output is None:
+        return
+    tied = output.weight is model.get_input_embeddings().weight
+    if tied != model.config.tie_word_embeddings:
+        arrays = "one array" if tied else "two arrays"
+        raise ModelError(
+            f"{location}: config.tie_word_embeddings is {model.config.tie_word_embeddings}, but the weights of input "
+            f"and output embedding are {arrays}; correct the configuration, or save the model anew with its own class"
+        )
+
+
+def set_dropout(config: Any, dropout: Mapping[str, float], location: str) -> None:  # noqa: ANN401 - each architecture has its own
+    """Change the dropout of a configuration in place.
+
+    Raises:
+        ModelError: a name is not one of its dropouts.
+    """
+    known = [name for name in config.to_dict() if "drop" in name]
+    known += [name for name in UNDECLARED_DROPOUTS.get(config.model_type, ()) if name not in known]
+    for name, value in dropout.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
+            raise ModelError(f"the configuration of {location} has no dropout {name!r}; {hint}")
+        setattr(config, name, value)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -236,7 +361,7 @@ def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTo
     """Refuse a pair of models that would see different tokens: layers are matched token by token.
 
     Raises:
-        ModelError: vocabularies or special tokens differ; the message names the first difference.
+        ModelError: vocabularies, special tokens, sides or ways of cutting a text differ; the message names both.
     """
     ours, theirs = teacher.get_vocab(), student.get_vocab()
     if ours != theirs:
@@ -247,10 +372,18 @@ def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTo
             f"id {ours.get(token)} in the teacher and {theirs.get(token)} in the student; "
             "take a student with the teacher's tokenizer, or build it from teacher layers"
         )
-    if teacher.special_tokens_map != student.special_tokens_map:
+    for name in ("special_tokens_map", "padding_side", "truncation_side"):
+        values = getattr(teacher, name), getattr(student, name)
+        if values[0] != values[1]:
+            raise ModelError(
+                f"teacher and student have different {name.removesuffix('_map').replace('_', ' ')}: {values[0]} and "
+                f"{values[1]}; take a student with the teacher's tokenizer"
+            )
+    ids = teacher(PROBE)["input_ids"], student(PROBE)["input_ids"]
+    if ids[0] != ids[1]:
         raise ModelError(
-            f"teacher and student have different special tokens: {teacher.special_tokens_map} and "
-            f"{student.special_tokens_map}; take a student with the teacher's tokenizer"
+            f"teacher and student cut {PROBE!r} into different tokens: {ids[0]} and {ids[1]}; "
+            "take a student with the teacher's tokenizer"
         )
 
 

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from ted.report.text import layer
+
 INK, MUTED, LINE = "#0a0a01", "#0a0a02", "#0a0a03"
 SERIES = ("#0a0a11", "#0a0a12", "#0a0a13", "#0a0a14", "#0a0a15", "#0a0a16")
 PROPERTIES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
@@ -96,7 +98,8 @@ def layer_match(matches: Sequence[Entry]) -> Markup:
         axes.hlines(positions, np.minimum(before, after), np.maximum(before, after), color=LINE, linewidth=3, zorder=1)
         axes.plot(before, positions, "o", color=MUTED, markerfacecolor="none", label="before")
         axes.plot(after, positions, "o", color=SERIES[3], label="after")
-        names = [f"student {match['student_layer']} to teacher {match['teacher_layer']}" for match in matches]
+        pairs = [(layer(match["student_layer"]), layer(match["teacher_layer"])) for match in matches]
+        names = [f"student {student} to teacher {teacher}" for student, teacher in pairs]
         axes.set_yticks(positions, names)
         axes.set(xlabel="squared error / variance", ylim=(len(matches) - 0.5, -0.5))
         axes.set_xlim(left=0)

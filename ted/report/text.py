@@ -30,6 +30,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}"
 
 
+def layer(index: int) -> str:
+    """Return the name of a layer; the embedding stands before layer 0."""
+    return "embedding" if index < 0 else str(index)
+
+
 def change(value: float) -> str:
     """Return a difference with its sign."""
     return f"{value:+.4f}"
@@ -119,7 +124,7 @@ def _is_table(value: object) -> bool:
 
 
 _WRITERS: tuple[Callable[..., Any], ...] = (
-    cell, change, counted, duration, listed, binary_size, milliseconds, millions, number, percent, plain, scalars,
-    share, tables, words,
+    cell, change, counted, duration, layer, listed, binary_size, milliseconds, millions, number, percent, plain,
+    scalars, share, tables, words,
 )  # fmt: skip
 FILTERS = {writer.__name__: writer for writer in _WRITERS}

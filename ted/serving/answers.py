@@ -3,32 +3,39 @@
 Letters in names: L positions, C outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
+from tokenizers import Encoding, Tokenizer
 
 from ted.errors import BundleError
+from ted.serving.spans import Window, best_span
+from ted.serving.tags import NO_TAG, NO_WORD, answered_words, find_spans, mark_entities, word_bounds
 
 Text = str | tuple[str, str]
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
 
 
-class Answerer(Protocol):
+class Answerer(ABC):
     """Answers for one kind of task."""
 
+    def __init__(self, task: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+        self.task = task
+        """The block `task` of bundle.json."""
+        self.tokenizer = tokenizer
+        self.labels: list[str] = task.get("labels") or []
+
+    @abstractmethod
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the answer to a text from the tokens and the logits of its windows."""
 
 
-class ClassAnswerer:
+class ClassAnswerer(Answerer):
     """`{"label", "probabilities"}`."""
-
-    def __init__(self, task: Mapping[str, Any]) -> None:
-        self.labels: list[str] = task["labels"]
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the most probable class."""
@@ -39,39 +46,88 @@ class ClassAnswerer:
         }
 
 
-class LabelsAnswerer:
+class LabelsAnswerer(Answerer):
     """`{"labels", "probabilities"}`; a text may have no label."""
-
-    def __init__(self, task: Mapping[str, Any]) -> None:
-        self.labels: list[str] = task["labels"]
-        self.threshold: float = task["threshold"]
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the labels that are more probable than the threshold, and all probabilities."""
         probabilities = {name: float(value) for name, value in zip(self.labels, sigmoid(logits[0]), strict=True)}
-        chosen = [name for name, value in probabilities.items() if value > self.threshold]
+        chosen = [name for name, value in probabilities.items() if value > self.task["threshold"]]
         return {"labels": chosen, "probabilities": probabilities}
 
 
-class NumberAnswerer:
+class NumberAnswerer(Answerer):
     """`{"value"}`."""
-
-    def __init__(self, task: Mapping[str, Any]) -> None:
-        del task
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the number."""
         return {"value": float(logits[0][0])}
 
 
-ANSWERERS: dict[str, Callable[[Mapping[str, Any]], Answerer]] = {
+class SpanAnswerer(Answerer):
+    """`{"answer", "start", "end", "score"}`: `context[start:end]` is the answer, empty where there is none."""
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the best span of the second text."""
+        context = text[1]
+        parts = [Window.of(encoding, values) for encoding, values in zip(windows, logits, strict=True)]
+        span = best_span(
+            context, parts, max_answer_tokens=self.task["max_answer_tokens"], null_threshold=self.task["null_threshold"]
+        )
+        return {"answer": context[span.start : span.end], **span._asdict()}
+
+
+class TagAnswerer(Answerer):
+    """`{"spans"}`: a `{"label", "start", "end", "text", "score"}` per entity, or per word where tags mark no entities.
+
+    `start` and `end` count characters of the text; the score of an entity is the mean over its words.
+    """
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the spans from left to right."""
+        assert isinstance(text, str)
+        words = word_bounds(text)
+        tags, scores = [NO_TAG] * len(words), np.zeros(len(words))
+        # An encoding may have been padded since.
+        tokens = [window.offsets[: len(values)] for window, values in zip(windows, logits, strict=True)]
+        for answered, values in zip(answered_words(tokens, words), logits, strict=True):
+            for token in np.flatnonzero(answered != NO_WORD):
+                word = int(answered[token])
+                tags[word] = self.labels[int(np.argmax(values[token]))]
+                scores[word] = softmax(values[token]).max()
+        spans = []
+        for label, first, end in find_spans(tags, entities=mark_entities(self.labels)):
+            place = {"start": words[first][0], "end": words[end - 1][1]}
+            score = float(scores[first:end].mean())
+            spans.append({"label": label, **place, "text": text[place["start"] : place["end"]], "score": score})
+        return {"spans": [span for span in spans if span["label"] != NO_TAG]}
+
+
+class MaskAnswerer(Answerer):
+    """`{"tokens"}`: a `{"token", "probability"}` for each mask of the text."""
+
+    def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+        """Return the likeliest token for each mask."""
+        masks = [place for place, token in enumerate(windows[0].tokens) if token == self.task["mask_token"]]
+        tokens = []
+        for place in masks:
+            likeliest = int(np.argmax(logits[0][place]))
+            probability = float(softmax(logits[0][place])[likeliest])
+            tokens.append({"token": self.tokenizer.id_to_token(likeliest), "probability": probability})
+        return {"tokens": tokens}
+
+
+ANSWERERS: dict[str, type[Answerer]] = {
     "classification": ClassAnswerer,
     "multi_label": LabelsAnswerer,
     "regression": NumberAnswerer,
+    "question_answering": SpanAnswerer,
+    "token_classification": TagAnswerer,
+    "masked_lm": MaskAnswerer,
 }
 
 
-def new_answerer(task: Mapping[str, Any]) -> Answerer:
+def new_answerer(task: Mapping[str, Any], tokenizer: Tokenizer) -> Answerer:
     """Return what answers for the task of a bundle.
 
     Raises:
@@ -81,7 +137,7 @@ def new_answerer(task: Mapping[str, Any]) -> Answerer:
     if kind not in ANSWERERS:
         raise BundleError(f"the bundle is for the task {kind!r}; this version answers {', '.join(ANSWERERS)}")
     try:
-        return ANSWERERS[kind](task)
+        return ANSWERERS[kind](task, tokenizer)
     except KeyError as error:
         raise BundleError(f"the bundle's task lacks {error}; export the bundle again") from None
 

@@ -39,7 +39,7 @@ class Task(ABC):
     """Class of transformers that has a model for the task."""
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     """Fields of the model's output that make up its logits."""
-    primary_metric: ClassVar[str]
+    primary_metric: str
     higher_is_better: ClassVar[bool] = True
     prediction_loss: ClassVar[PredictionLoss]
     """How the student's predictions are compared with the teacher's."""
@@ -51,6 +51,14 @@ class Task(ABC):
     """What transformers calls the task, where one auto class has several."""
     whole_label: ClassVar[str] = "a finite number"
     """What a label must be, for messages."""
+    kept_together: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    """Columns of text; rows that are equal in them stay in one split when splits are cut."""
+    every_split_has_all: ClassVar[bool] = True
+    """Whether validation and test need rows of each label too, not the training split alone."""
+    forward_rows: ClassVar[int] = 64
+    """Features of a pass without gradients; fewer where the logits of one are large."""
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the tokenizer that serving has to know beside :meth:`serving`, such as `eos_token`."""
 
     def __init__(self, settings: TaskSettings, label_names: tuple[str, ...] = ()) -> None:
         self.settings = settings
@@ -62,6 +70,10 @@ class Task(ABC):
         return self.label_names
 
     # Labels: from a source to validated rows.
+
+    def read_text(self, table: Dataset, name: str) -> Dataset:
+        """Return the table of a source with text in a column where the task also takes something else for it."""
+        return table
 
     @abstractmethod
     def read_labels(self, table: Dataset, place: str) -> pa.ChunkedArray:
@@ -83,6 +95,10 @@ class Task(ABC):
             frame: columns `label`, `text` and, for pairs, `text_pair`.
             names: of the classes.
         """
+
+    def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> Any:  # noqa: ANN401 - a label of any type
+        """Return what a message shows of a label that is not one of the task's."""
+        return label
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return what a split lacks to be learnt from or measured on; nothing if it will do."""
@@ -109,6 +125,16 @@ class Task(ABC):
             tokenizer: of the model.
             data: gives the lengths.
         """
+
+    def encode_training(
+        self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings
+    ) -> Columns:
+        """Return features of some rows to train on, where they are others than those of :meth:`encode`."""
+        return self.encode(rows, tokenizer, data)
+
+    def encode_served(self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings) -> Columns:
+        """Return features of some rows as serving makes them of raw text, where they are others than :meth:`encode`."""
+        return self.encode(rows, tokenizer, data)
 
     def truncation(self, data: DataSettings) -> dict[str, Any]:
         """Return how the stored tokenizer cuts beside the length: stride and strategy of windows."""
@@ -156,6 +182,10 @@ class Task(ABC):
             filters: gives pooling and dropout.
             model: the frozen model.
         """
+
+    def filter_heads(self, count: int, dim: int, filters: FilterSettings, model: PreTrainedModel) -> nn.ModuleList:
+        """Return a fresh stage-I head for each of so many filters."""
+        return nn.ModuleList(self.filter_head(dim, filters, model) for _ in range(count))
 
     # Answers and metrics.
 

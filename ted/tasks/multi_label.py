@@ -33,6 +33,7 @@ class MultiLabel(SequenceTask):
     prediction_loss = "bce"
     problem_type = "multi_label_classification"
     several_labels = True
+    every_split_has_all = False
     unlabelled = -100
 
     def read_labels(self, table: Dataset, place: str) -> pa.ChunkedArray:

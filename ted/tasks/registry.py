@@ -5,10 +5,22 @@ from datasets import ClassLabel, DatasetDict, Features, List
 from ted.config import TaskSettings
 from ted.tasks.base import Task
 from ted.tasks.classification import Classification
+from ted.tasks.language_modeling import CausalLM, MaskedLM
 from ted.tasks.multi_label import MultiLabel
+from ted.tasks.question_answering import QuestionAnswering
 from ted.tasks.regression import Regression
+from ted.tasks.token_classification import TokenClassification
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, MultiLabel, Regression)}
+KINDS: tuple[type[Task], ...] = (
+    Classification,
+    MultiLabel,
+    Regression,
+    QuestionAnswering,
+    TokenClassification,
+    CausalLM,
+    MaskedLM,
+)
+TASKS: dict[str, type[Task]] = {task.kind: task for task in KINDS}
 
 
 def get_task(settings: TaskSettings, labels: tuple[str, ...] = ()) -> Task:

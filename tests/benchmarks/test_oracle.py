@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from benchmarks.oracle import TOLERANCE, main
+from benchmarks.oracle import TASKS, TOLERANCE, main
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "oracle"
@@ -36,8 +36,9 @@ def test_every_case_of_a_supported_task_agrees() -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert {"case", "block", "worst_relative_error", "quantity"} <= set(rows[0])
     specs = [json.loads(path.read_text()) for path in FOLDER.glob("*.json")]
-    expected = {spec["case"] for spec in specs if spec["task_kind"] in {"classification", "regression"}}
+    expected = {spec["case"] for spec in specs if spec["task_kind"] in TASKS}
     assert {row["case"] for row in rows} == expected
+    assert {spec["task_kind"] for spec in specs} == set(TASKS)
     assert all(0 < row["worst_relative_error"] <= TOLERANCE for row in rows)
     assert {row["block"] for row in rows} == {"expected", "expected_nopad", "expected_real_only"}
 

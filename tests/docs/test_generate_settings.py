@@ -38,6 +38,8 @@ def test_every_setting_stands_once_in_the_page() -> None:
         "| `teacher.finetune` | true or false | `true` | ",
         "| `distillation.training` | a block | see [training](#training) | ",
         "| `filters.backbone_dropout` | `true` |\n",
+        "| `filters.student_training` | a block as in [training](#training), or `null` | `null` | ",
+        "| `teacher.dropout` | block of values, 1 or more, or `null` | `null` | ",
     ],
 )
 def test_rows_say_type_bounds_and_value(row: str) -> None:

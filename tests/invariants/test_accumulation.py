@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from benchmarks.tiny import LABELS, TOPICS, new_data, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, TAGS, TOPICS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, DistillationTraining, TaskSettings
 from ted.data.preparation import collator, training_features
 from ted.filters import TaskAwareFilters
@@ -23,6 +23,8 @@ TASKS = {
     "classification": get_task(TaskSettings(), LABELS),
     "multi_label": get_task(TaskSettings(kind="multi_label"), TOPICS),
     "regression": get_task(TaskSettings(kind="regression")),
+    "question_answering": get_task(TaskSettings(kind="question_answering")),
+    "token_classification": get_task(TaskSettings(kind="token_classification"), TAGS),
 }
 TERMS: dict[str, tuple[Term, ...]] = {
     "task": (),
@@ -35,6 +37,9 @@ TERMS: dict[str, tuple[Term, ...]] = {
 CASES = [("classification", name) for name in ("task", "kl", "layers", "all")] + [
     ("multi_label", "bce"),
     ("regression", "mse"),
+    ("question_answering", "all"),
+    ("token_classification", "task"),
+    ("token_classification", "all"),
 ]
 
 
@@ -46,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_of(kind: str) -> Dataset:
     """Return 11 labelled and 8 unlabelled rows: updates of 8 that hold both, and one of 3."""
     data = new_data(kind, unlabelled=8, train=11)
-    return training_features(data, new_tokenizer(), TASKS[kind], DataSettings(max_length=16))[0]
+    return training_features(data, new_tokenizer(), TASKS[kind], DataSettings(max_length=32, stride=4))[0]
 
 
 def new_objective(folder: Path, task: Task, terms: tuple[Term, ...]) -> DistillationObjective:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.tiny import LABELS, TOPICS, new_data, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, TAGS, TOPICS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, collator, tokenize
 from ted.filters import TaskAwareFilters
@@ -18,12 +18,15 @@ from ted.tasks import get_task
 TASKS = {
     "classification": get_task(TaskSettings(), LABELS),
     "multi_label": get_task(TaskSettings(kind="multi_label"), TOPICS),
+    "question_answering": get_task(TaskSettings(kind="question_answering")),
+    "token_classification": get_task(TaskSettings(kind="token_classification"), TAGS),
 }
-TERMS: dict[str, Term] = {"classification": PredictionKL(5.0, 2.0), "multi_label": PredictionBCE(5.0, 2.0)}
+KL = PredictionKL(5.0, 2.0)
+DATA = DataSettings(max_length=16, stride=4)
 ROWS = 6
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=list(TASKS))
 def objective(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DistillationObjective:
     torch.manual_seed(0)
     task = TASKS[request.param]
@@ -32,7 +35,8 @@ def objective(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     student = build_student(teacher, [0, 2])
     student.train(mode=False)
     source = FilteredTeacher(FrozenModel(teacher, [1, 3]), TaskAwareFilters([1, 3], 32, 16, "linear"))
-    terms = (TERMS[request.param], LayerMSE(10.0, "mean"))
+    term: Term = PredictionBCE(5.0, 2.0) if task.kind == "multi_label" else KL
+    terms = (term, LayerMSE(10.0, "mean"))
     return DistillationObjective(student, TaskAwareFilters([0, 1], 32, 16, "linear"), source, terms, task)
 
 
@@ -49,15 +53,17 @@ def gradients(objective: DistillationObjective, batches: list[Batch]) -> tuple[f
 
 @pytest.mark.parametrize("extra", [0, 9])
 def test_rows_alone_add_up_to_their_padded_batch(extra: int, objective: DistillationObjective) -> None:
-    tokenizer = new_tokenizer()
-    task = objective.task
-    rows = tokenize(new_data(task.kind, train=ROWS)["train"], tokenizer, task, DataSettings(max_length=16))
+    tokenizer, task = new_tokenizer(), objective.task
+    rows = tokenize(new_data(task.kind, train=ROWS)["train"], tokenizer, task, DATA)
     collate = collator(tokenizer, task)
     assert len(set(rows["length"][:])) > 1
     alone = [collate([row]) for row in rows]
+    batch = collate(list(rows))
     together = {
-        name: functional.pad(tensor, (0, extra)) if name in tokenizer.model_input_names else tensor
-        for name, tensor in collate(list(rows)).items()
+        name: functional.pad(tensor, (0, extra), value=-100 if name == "labels" else 0)
+        if tensor.shape == batch["input_ids"].shape
+        else tensor
+        for name, tensor in batch.items()
     }
     loss, expected = gradients(objective, alone)
     padded_loss, padded = gradients(objective, [together])

@@ -18,6 +18,7 @@ from ted.filters import TaskAwareFilters
 from ted.models.frozen import FrozenModel, OutputStore
 from ted.models.loading import find_model, load_pretrained
 from ted.models.student import build_student
+from ted.objectives import DistillationObjective
 from ted.tasks import get_task
 
 TASK = get_task(TaskSettings(), LABELS)
@@ -214,6 +215,10 @@ class TestMatch:
         (error,) = layer_errors(sides.objective(settings, TASK, source, batches), batches)
         # Mean of squares over tokens and features by the mean variance of features.
         assert error == pytest.approx(1.0, rel=1e-4)
+
+    def test_without_filters_nothing_is_run(self, teacher: PreTrainedModel) -> None:
+        objective = DistillationObjective(teacher, None, None, (), TASK)
+        assert layer_errors(objective, iter(())) == []
 
     def test_rows_name_both_layers(self, teacher: PreTrainedModel) -> None:
         sides = Sides(teacher, TaskAwareFilters([1, 3], 4, 4, "identity"), TaskAwareFilters([0, 1], 4, 4, "identity"))

@@ -108,6 +108,7 @@ def test_teacher_share_where_lower_is_better(student: float, share: float, passe
     found = verdict(lower_is_better(student=student), "min_teacher_share", min_teacher_share=0.8)
     assert found.value == pytest.approx(share)
     assert found.passed is passed
+    assert f"the teacher has {share:.2%} of the student's rmse (0.8000 of {student:.4f})" in found.message
 
 
 @pytest.mark.parametrize("teacher", [0.0, -0.2])

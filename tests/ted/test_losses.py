@@ -185,3 +185,49 @@ def test_gradients_equal_finite_differences(name: str) -> None:
     mask, num_items = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor(2)
     student.requires_grad_()
     assert torch.autograd.gradcheck(lambda leaf: MASKED[name](leaf, teacher, mask, num_items), (student,))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "prediction_kl"])
+def test_a_vocabulary_of_logits_is_taken_in_chunks_that_change_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher = torch.randn(7, 1, 50, requires_grad=True), torch.randn(7, 1, 50)
+    mask = torch.tensor([[1], [1], [0], [1], [1], [0], [1]])
+    results = []
+    for numbers in (1, 100, 10_000):
+        monkeypatch.setattr(losses, "CHUNK_NUMBERS", numbers)
+        loss = MASKED[name](student, teacher, mask, torch.tensor(5))
+        results.append((loss, torch.autograd.grad(loss, student)[0]))
+    for loss, gradient in results[1:]:
+        torch.testing.assert_close(loss, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
+
+
+def test_chunks_keep_no_probabilities_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the passes nothing of the size of all logits is held but what was given."""
+    student, teacher = torch.randn(64, 100, requires_grad=True), torch.randn(64, 100)
+    saved: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(0 if tensor.untyped_storage().data_ptr() in given else tensor.numel())
+        return tensor
+
+    given = {tensor.untyped_storage().data_ptr() for tensor in (student, teacher)}
+    sizes = {}
+    for numbers in (400, 10_000):
+        monkeypatch.setattr(losses, "CHUNK_NUMBERS", numbers)
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            losses.prediction_kl(student, teacher, torch.ones(64), temperature=2.0, num_items=torch.tensor(64))
+        sizes[numbers] = sum(saved)
+    assert sizes[400] < 1000
+    assert sizes[10_000] > student.numel()
+
+
+def test_further_dimensions_count_as_rows() -> None:
+    student, teacher, mask = torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    together = losses.prediction_kl(student, teacher, mask, temperature=2.0, num_items=mask.sum())
+    flat = losses.prediction_kl(
+        student.reshape(6, 5), teacher.reshape(6, 5), mask.reshape(6), temperature=2.0, num_items=mask.sum()
+    )
+    torch.testing.assert_close(together, flat)

@@ -24,14 +24,14 @@ from benchmarks.tiny import (
     write_model,
 )
 from ted import stages
-from ted.config import DistillationTraining, Settings
+from ted.config import DistillationTraining, Settings, StudentSettings
 from ted.errors import ModelError, NonFiniteError
 from ted.files import read_json, sha256_file
 from ted.filters import TaskAwareFilters
-from ted.models.loading import load_trained
+from ted.models.loading import LoadedModel, load_trained
 from ted.training import TrainingRun
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "question_answering")
 
 
 def run_until_student(settings: Settings, folder: Path) -> None:
@@ -75,6 +75,11 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("regression"), "regression")
 
 
+@pytest.fixture(scope="module")
+def question_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("question_answering"), "question_answering")
+
+
 def linked(made: Path, folder: Path, *parts: str) -> Path:
     """Return a folder of its own with links to what is already made."""
     for part in parts or ("data", "backbone", "teacher", "student_start"):
@@ -114,6 +119,16 @@ class TestTeacherAndStart:
         name = "encoder.layer.{}.attention.self.query.weight"
         torch.testing.assert_close(ours["bert." + name.format(1)], theirs[name.format(3)])
 
+    def test_a_student_may_be_taken_as_it_is_built(self, classification: Path, tmp_path: Path) -> None:
+        student = StudentSettings(finetune=False, layers=(1, 3))
+        settings = new_settings(classification).model_copy(update={"student": student})
+        metrics = stages.prepare_student(settings, classification / "data", tmp_path / "start")
+        assert (metrics["steps"], metrics["log_history"]) == (0, [])
+        ours = load_file(tmp_path / "start" / "model.safetensors")
+        theirs = load_file(classification / "backbone" / "model.safetensors")
+        name = "encoder.layer.{}.attention.self.query.weight"
+        assert torch.equal(ours["bert." + name.format(1)], theirs[name.format(3)])
+
     def test_a_teacher_may_be_taken_as_it_is(self, classification: Path, tmp_path: Path) -> None:
         model = str(classification / "teacher")
         settings = Settings.model_validate({"data": {"max_length": 32}, "teacher": {"model": model, "finetune": False}})
@@ -137,6 +152,20 @@ class TestTeacherAndStart:
         settings = new_settings(classification, student={"model": str(tmp_path / "small")})
         stages.prepare_student(settings, classification / "data", tmp_path / "start")
         assert load_trained(tmp_path / "start").model.config.hidden_size == 16
+
+    def test_dropout_that_was_asked_for_stays_with_the_models(self, classification: Path, tmp_path: Path) -> None:
+        small = BertForSequenceClassification(new_config(num_hidden_layers=1))
+        write_model(tmp_path / "small", small, new_tokenizer())
+        student = {"model": str(tmp_path / "small"), "dropout": {"classifier_dropout": 0.0}}
+        settings = new_settings(classification, student=student, teacher={"dropout": {"hidden_dropout_prob": 0.0}})
+        stages.finetune_teacher(settings, classification / "data", tmp_path / "teacher")
+        stages.prepare_student(settings, classification / "data", tmp_path / "start")
+        big, start = (load_trained(tmp_path / name).model.config for name in ("teacher", "start"))
+        assert (big.hidden_dropout_prob, big.classifier_dropout) == (0.0, None)
+        assert (start.hidden_dropout_prob, start.classifier_dropout) == (0.1, 0.0)
+        made = new_settings(classification, teacher={"dropout": {"hidden_dropout_prob": 0.0}})
+        stages.prepare_student(made, classification / "data", tmp_path / "made")
+        assert load_trained(tmp_path / "made").model.config.hidden_dropout_prob == 0.0
 
     def test_a_student_with_another_tokenizer_is_refused(self, classification: Path, tmp_path: Path) -> None:
         small = BertForSequenceClassification(new_config(vocab_size=len(WORDS) + 1))
@@ -165,6 +194,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "nonlinear": {"filters": {"filter_nonlinear": True}, "distillation": {"student_filter_init": "random"}},
     "narrow": {"filters": {"filter_output_dim": 8, "filter_interval": 2}},
     "official": {"compatibility": "official"},
+    "embeddings": {"filters": {"match_embeddings": True}},
+    "all_to_one": {"filters": {"layer_map": "all_to_one"}, "teacher": {"dtype": "bfloat16"}},
 }
 LAYER_LOSSES = {"layer_loss", "layer_loss_0"}
 
@@ -183,11 +214,75 @@ def test_every_method_runs_from_filters_to_student(
     terms = {"task_loss", "prediction_loss"} | (LAYER_LOSSES if name != "kd" else set())
     for entry in metrics["log_history"]:
         assert terms <= set(entry)
-    assert len(metrics["layer_match"]) == {"kd": 0, "narrow": 1}.get(name, 2)
+    assert len(metrics["layer_match"]) == {"kd": 0, "narrow": 1, "embeddings": 3}.get(name, 2)
     assert keys(tmp_path / "student") == keys(tmp_path / "student_start")
     config, start = (read_json(tmp_path / part / "config.json") for part in ("student", "student_start"))
     assert config == start
     assert read_json(tmp_path / "student" / "metrics.json") == metrics
+
+
+OTHER_SHAPE = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 2}
+
+
+class TestStudentsOfOtherShapes:
+    """Width, depth and heads are not the teacher's: filters make the states comparable."""
+
+    def run(self, classification: Path, folder: Path, student: dict[str, Any]) -> Any:  # noqa: ANN401 - any model's
+        linked(classification, folder, "data", "backbone", "teacher")
+        settings = new_settings(folder, student=student, filters={"match_embeddings": True})
+        stages.prepare_student(settings, folder / "data", folder / "student_start")
+        learn(settings, folder)
+        rows = distill(settings, folder)["layer_match"]
+        assert [(row["student_layer"], row["teacher_layer"]) for row in rows] == [(-1, -1), (0, 1), (1, 3)]
+        student_filters = TaskAwareFilters.load(folder / "student_filters")
+        assert (student_filters.input_dim, student_filters.output_dim) == (24, 32)
+        config = load_trained(folder / "student").model.config
+        assert {name: getattr(config, name) for name in OTHER_SHAPE} == OTHER_SHAPE
+        return load_file(folder / "student_start" / "model.safetensors")
+
+    def test_a_checkpoint(self, classification: Path, tmp_path: Path) -> None:
+        small = BertForSequenceClassification(new_config(**OTHER_SHAPE))
+        write_model(tmp_path / "small", small, new_tokenizer())
+        self.run(classification, tmp_path, {"model": str(tmp_path / "small")})
+
+    def test_a_changed_configuration_whose_weights_hang_on_the_seed(self, classification: Path, tmp_path: Path) -> None:
+        starts = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            starts.append(self.run(classification, tmp_path / name, {"config": OTHER_SHAPE}))
+        assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
+        settings = new_settings(tmp_path / "first", student={"config": OTHER_SHAPE}, seed="7")
+        stages.prepare_student(settings, tmp_path / "first" / "data", tmp_path / "other")
+        other = load_file(tmp_path / "other" / "model.safetensors")
+        assert not torch.equal(other["classifier.weight"], starts[0]["classifier.weight"])
+
+
+def test_the_frozen_teacher_and_the_student_compute_as_they_are_told(
+    learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = {}
+
+    def watch(folder: Path, **options: Any) -> LoadedModel:
+        model = load_trained(folder, **options)
+        loaded[folder.name] = (model.model.dtype, model.model.config._attn_implementation)
+        return model
+
+    monkeypatch.setattr(stages, "load_trained", watch)
+    teacher = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
+    settings = new_settings(learned, teacher=teacher, student={"attn_implementation": "eager"})
+    metrics = stages.distill_student(settings, distillation_inputs(learned), tmp_path / "s")
+    assert loaded == {"teacher": (torch.bfloat16, "sdpa"), "student_start": (torch.float32, "eager")}
+    assert load_trained(tmp_path / "s").model.dtype == torch.float32
+    exact = stages.distill_student(new_settings(learned), distillation_inputs(learned), tmp_path / "t")
+    assert metrics["log_history"][0]["layer_loss"] != exact["log_history"][0]["layer_loss"]
+
+
+def test_each_side_learns_its_filters_as_it_was_told(classification: Path, tmp_path: Path) -> None:
+    linked(classification, tmp_path)
+    both = {"training": {"max_steps": 2}, "student_training": {"max_steps": 3}}
+    learn(new_settings(tmp_path, filters=both, distillation={"student_filter_init": "stage_one"}), tmp_path)
+    steps = [read_json(tmp_path / f"{side}_filters" / "metrics.json")["steps"] for side in ("teacher", "student")]
+    assert steps == [2, 3]
 
 
 def test_a_student_without_a_teacher_is_the_start_trained_on(classification: Path, tmp_path: Path) -> None:

@@ -11,15 +11,19 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
-from benchmarks.tiny import LABELS, WORDS, new_data, new_tokenizer
+from benchmarks.architectures import ARCHITECTURES
+from benchmarks.tiny import LABELS, WORDS, new_config, new_data, new_tokenizer
 from ted import training
 from ted.config import DataSettings, DistillationTraining, TaskSettings
 from ted.data.preparation import Batch, Collator, collator, tokenize
-from ted.errors import NonFiniteError
-from ted.methods import Counts
-from ted.objectives import Losses, Objective
+from ted.errors import ModelError, NonFiniteError
+from ted.filters import TaskAwareFilters
+from ted.methods import Counts, LayerMSE
+from ted.models.student import find_layer_stack
+from ted.objectives import DistillationObjective, Losses, Objective, TaskObjective
 from ted.tasks import get_task
 from ted.training import EpochLengthSampler, ObjectiveTrainer, TrainingRun, train
 
@@ -403,3 +407,46 @@ def test_equal_runs_are_equal_and_other_seeds_are_not(rows: Dataset, collate: Co
 def test_a_run_learns(rows: Dataset, collate: Collator, tmp_path: Path) -> None:
     history = train(new_run(tmp_path, num_train_epochs=20), Toy(), rows, collate)["log_history"]
     assert history[-1]["loss"] < history[0]["loss"] / 3
+
+
+class TestActivationCheckpoints:
+    """Layers are computed again for the gradient, with the same result."""
+
+    def trained(
+        self, name: str, folder: Path, rows: Dataset, collate: Collator, **changes: Any
+    ) -> tuple[nn.Module, int]:
+        """Return the objective and how often its first layer was computed in a training of two updates."""
+        torch.manual_seed(0)
+        case = ARCHITECTURES[name]
+        config = case.new_config(case.new_tokenizer(), vocab_size=len(WORDS))
+        config.pad_token_id = 0
+        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        model.config.use_cache = False
+        layer = model.get_submodule(find_layer_stack(model))[0]
+        calls: list[int] = []
+        inner = next(module for module in layer.modules() if isinstance(module, nn.Linear | Conv1D))
+        inner.register_forward_pre_hook(lambda *_: calls.append(1))
+        filters = TaskAwareFilters([0, 3], 32, 32, "linear").initialise(0.1, torch.Generator().manual_seed(0))
+        task = get_task(TaskSettings(), LABELS)
+        objective = DistillationObjective(model, filters, None, [LayerMSE(1.0, "mean")], task)
+        run = new_run(folder, max_steps=2, learning_rate=1e-3, **changes)
+        train(run, objective, rows, collate)
+        return objective, len(calls)
+
+    @pytest.mark.parametrize("name", ["bert", "deberta-v3", "gemma3", "gpt2", "modernbert"])
+    def test_weights_are_the_same_and_layers_run_twice(
+        self, name: str, rows: Dataset, collate: Collator, tmp_path: Path
+    ) -> None:
+        kept = rows if name in {"bert", "deberta-v3"} else rows.remove_columns("token_type_ids")
+        plain, calls = self.trained(name, tmp_path / "a", kept, collate)
+        saving, more = self.trained(name, tmp_path / "b", kept, collate, gradient_checkpointing=True)
+        assert more == 2 * calls
+        assert_identical(saving, plain)
+
+    def test_a_model_that_cannot_is_named(self, rows: Dataset, collate: Collator, tmp_path: Path) -> None:
+        class Stubborn(BertForSequenceClassification):  # type: ignore[no-untyped-call]
+            supports_gradient_checkpointing = False
+
+        objective = TaskObjective(Stubborn(new_config(num_labels=2)), get_task(TaskSettings(), LABELS))
+        with pytest.raises(ModelError, match=r"Stubborn does not support .*\. Set gradient_checkpointing to false"):
+            train(new_run(tmp_path, gradient_checkpointing=True), objective, rows, collate)

@@ -19,7 +19,7 @@ EXCLUDED = [name for name, case in CASES.items() if "excluded" in case]
 
 
 def judge(case: dict[str, Any]) -> Validation:
-    data = DataSettings(source=str(ZOO / case["source"]))
+    data = DataSettings(source=str(ZOO / case["source"]), **case.get("data", {}))
     task = TaskSettings(kind=case.get("kind", "classification"), labels=case.get("labels"))
     return validate(load_dataset(data, task, seed=0), data, QualitySettings(), task)
 

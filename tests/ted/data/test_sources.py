@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -274,13 +275,13 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = DatasetDict(train=part, validation=part, test=part, extra=part)
     asked: list[object] = []
 
-    def load_from_hub(name: str, *, revision: str | None) -> DatasetDict:
-        asked.append((name, revision))
+    def load_from_hub(path: str, name: str | None = None, *, revision: str | None = None) -> DatasetDict:
+        asked.append((path, name, revision))
         return hub
 
     monkeypatch.setattr(datasets, "load_dataset", load_from_hub)
-    dataset = load("someone/films", revision="v1", unlabelled="someone/texts")
-    assert asked == [("someone/films", "v1"), ("someone/texts", None)]
+    dataset = load("someone/films", revision="v1", config_name="long", unlabelled="someone/texts")
+    assert asked == [("someone/films", "long", "v1"), ("someone/texts", None, None)]
     assert dataset["train"][:] == {"text": ["a", "b"], "label": ["neg", None], "row": [1, 2], "source": ["train"] * 2}
     assert len(dataset["unlabelled"]) == 8
     hub["test"] = part.select([])
@@ -298,13 +299,57 @@ def test_hub_splits_of_other_names_are_not_left_out_silently(
     part = Dataset.from_dict({"text": ["a", "b"], "label": ["neg", "pos"]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: DatasetDict(dict.fromkeys(names, part)))
     (other,) = set(names) - set(SPLITS)
-    with pytest.raises(DataError, match=f"has no split validation, but {other}, .*; download the data set and give"):
+    with pytest.raises(DataError, match=f"has no split validation, but {other}, .*; say in data.splits which"):
         load("someone/films")
 
 
+@pytest.fixture
+def benchmark_on_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve a data set in the form of a benchmark: two validation splits, and a test split without labels."""
+
+    def part(first: int, count: int, *, known: bool = True) -> Dataset:
+        features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+        columns = {"text": [f"film {number}" for number in range(first, first + count)]}
+        return Dataset.from_dict(
+            {**columns, "label": [k % 2 if known else -1 for k in range(count)]}, features=features
+        )
+
+    splits = {"train": part(0, 40), "validation_matched": part(100, 8), "validation_mismatched": part(200, 8)}
+    hub = DatasetDict(splits | {"test_matched": part(300, 8, known=False)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub)
+
+
+@pytest.mark.usefixtures("benchmark_on_hub")
+def test_hub_splits_are_what_the_settings_say() -> None:
+    chosen = load("someone/films", splits={"train": "train", "test": "validation_matched"})
+    assert {name: len(split) for name, split in chosen.items()} == {"train": 36, "validation": 4, "test": 8}
+    assert chosen["test"][1] == {"text": "film 101", "label": "pos", "row": 2, "source": "validation_matched"}
+    assert set(chosen["validation"]["source"]) == {"train"}
+    other = {"train": "train", "validation": "validation_matched", "test": "validation_mismatched"}
+    assert texts(load("someone/films", splits=other))["test"][0] == "film 200"
+
+
+@pytest.mark.usefixtures("benchmark_on_hub")
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("validation_matchd", "did you mean validation_matched?"), ("dev", "it has train, validation_matched, ")],
+)
+def test_hub_split_that_is_not_there(name: str, hint: str) -> None:
+    with pytest.raises(
+        DataError, match=rf"films: data\.splits names '{name}', which is no split of it; {re.escape(hint)}"
+    ):
+        load("someone/films", splits={"train": "train", "test": name})
+
+
+@pytest.mark.usefixtures("benchmark_on_hub")
+def test_text_without_labels_is_taken_from_all_splits_of_another_hub_data_set() -> None:
+    dataset = load("someone/films", splits={"train": "train"}, unlabelled="someone/texts")
+    assert len(dataset["unlabelled"]) == 64
+
+
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(name: str, **_: object) -> DatasetDict:
-        raise ConnectionError(f"Couldn't reach '{name}' on the Hub")
+    def offline(path: str, **_: object) -> DatasetDict:
+        raise ConnectionError(f"Couldn't reach '{path}' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(DataError, match=r"someone/films: no such path here.*Couldn't reach.*download the data set"):
@@ -315,6 +360,8 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     ("files", "data", "message"),
     [
         ({"train.csv": rows(40)}, {"revision": "v1"}, r"data\.revision cannot act: .* is a local path"),
+        ({"train.csv": rows(40)}, {"config_name": "sst2"}, r"data\.config_name cannot act: .* is a local path; remove"),
+        ({"train.csv": rows(40)}, {"splits": {"train": "train"}}, r"data\.splits cannot act: .* is a local path"),
         ({"notes.txt": rows(1)}, {}, "no table files in this folder; allowed: .csv, .json, .jsonl, .parquet"),
         ({"test.csv": rows(40)}, {}, "holds test but no training rows"),
         ({"a.csv": rows(40)}, {"label_column": "text"}, "must differ"),

@@ -184,4 +184,5 @@ def _trace_with_axes(axes: None, wrapper: nn.Module, example: tuple[Tensor, ...]
         output_names=["logits"],
         opset_version=opset,
         dynamic_shapes=axes,
+        optimize=False,
     )

@@ -3,11 +3,15 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, TaskSettings
@@ -19,6 +23,7 @@ from ted.tasks import get_task
 
 TASK = get_task(TaskSettings(), LABELS)
 LAYERS = (1, 3)
+FLOAT32 = "torch.float32 sdpa"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,37 @@ def test_a_frozen_model_gets_no_gradient_but_what_reads_it_does(loaded: LoadedMo
     weight = torch.ones(32, requires_grad=True)
     (gradient,) = torch.autograd.grad((outputs.states[0] * weight).sum(), weight)
     assert gradient.abs().sum() > 0
+
+
+def test_outputs_of_lower_precision_come_as_float32(loaded: LoadedModel, batch: Batch) -> None:
+    exact = FrozenModel(loaded.model, LAYERS)
+    expected, arithmetic = exact(batch), exact.arithmetic
+    rounded = FrozenModel(loaded.model.bfloat16(), LAYERS)
+    outputs = rounded(batch)
+    assert (arithmetic, rounded.arithmetic) == (FLOAT32, "torch.bfloat16 sdpa")
+    for ours, theirs in zip((outputs.logits, *outputs.states), (expected.logits, *expected.states), strict=True):
+        assert ours.dtype == torch.float32
+        assert not torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.1)
+
+
+def test_flash_attention_is_given_half_precision(
+    loaded: LoadedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels are not there without a GPU; what reaches them is."""
+    seen = set()
+
+    def kernel(module: nn.Module, query: torch.Tensor, *states: torch.Tensor, **options: Any) -> tuple[Any, Any]:
+        seen.add(query.dtype)
+        options["dropout"] = 0.0
+        return sdpa_attention_forward(module, query, states[0], states[1], None, **options)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", kernel)
+    loaded.model.config._attn_implementation = "flash_attention_2"
+    outputs = FrozenModel(loaded.model, LAYERS)(batch)
+    assert seen == {torch.bfloat16}
+    assert outputs.logits.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_dropout_is_off_unless_asked_for(loaded: LoadedModel, batch: Batch) -> None:
@@ -200,31 +236,31 @@ class TestKey:
 
     @pytest.fixture
     def key(self, rows: Dataset, model: Path) -> str:
-        return store_key(rows, model, LAYERS)
+        return store_key(rows, model, LAYERS, FLOAT32)
 
     def test_it_is_the_same_for_the_same_outputs(
         self, key: str, rows: Dataset, model: Path, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        assert store_key(rows, model, list(LAYERS)) == key
+        assert store_key(rows, model, list(LAYERS), FLOAT32) == key
         again = tokenize(new_data("classification", train=70)["train"], tokenizer, TASK, DataSettings(max_length=16))
-        assert store_key(again, model, LAYERS) == key
+        assert store_key(again, model, LAYERS, FLOAT32) == key
         (model / "notes.txt").touch()
-        assert store_key(rows, model, LAYERS) == key
+        assert store_key(rows, model, LAYERS, FLOAT32) == key
 
     def test_it_changes_with_the_weights(self, key: str, rows: Dataset, model: Path) -> None:
         weights = bytearray((model / "model.safetensors").read_bytes())
         weights[-1] ^= 1
         (model / "model.safetensors").write_bytes(weights)
-        assert store_key(rows, model, LAYERS) != key
+        assert store_key(rows, model, LAYERS, FLOAT32) != key
 
     def test_it_changes_with_the_configuration(self, key: str, rows: Dataset, model: Path) -> None:
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
-        assert store_key(rows, model, LAYERS) != key
+        assert store_key(rows, model, LAYERS, FLOAT32) != key
 
     @pytest.mark.parametrize("layers", [(), (1,), (3, 1), (13,)])
     def test_it_changes_with_the_layers(self, layers: tuple[int, ...], key: str, rows: Dataset, model: Path) -> None:
-        assert store_key(rows, model, layers) != key
+        assert store_key(rows, model, layers, FLOAT32) != key
 
     def test_it_changes_with_the_rows(
         self, key: str, rows: Dataset, model: Path, tokenizer: PreTrainedTokenizerBase
@@ -236,13 +272,17 @@ class TestKey:
             tokenize(data, tokenizer, TASK, DataSettings(max_length=8)),
             rows.map(lambda row: {"token_type_ids": [1] * row["length"]}, keep_in_memory=True),
         ]
-        keys = {store_key(other, model, LAYERS) for other in others}
+        keys = {store_key(other, model, LAYERS, FLOAT32) for other in others}
         assert len(keys | {key}) == 5
 
     def test_rows_are_told_apart_from_their_concatenation(self, model: Path) -> None:
         cuts = [[[2, 7], [8, 3]], [[2], [7, 8, 3]], [[2, 7, 8, 3]]]
-        keys = {store_key(Dataset.from_dict({"input_ids": cut}), model, LAYERS) for cut in cuts}
+        keys = {store_key(Dataset.from_dict({"input_ids": cut}), model, LAYERS, FLOAT32) for cut in cuts}
         assert len(keys) == 3
 
     def test_it_does_not_hang_on_labels(self, key: str, rows: Dataset, model: Path) -> None:
-        assert store_key(rows.remove_columns("labels"), model, LAYERS) == key
+        assert store_key(rows.remove_columns("labels"), model, LAYERS, FLOAT32) == key
+
+    def test_it_changes_with_the_arithmetic(self, key: str, rows: Dataset, model: Path) -> None:
+        others = ("torch.bfloat16 sdpa", "torch.float32 eager")
+        assert len({key, *(store_key(rows, model, LAYERS, other) for other in others)}) == 3

@@ -1,6 +1,6 @@
 import pytest
 
-from ted.models.layers import check_pairs, every_second, match_layers, pick
+from ted.models.layers import check_pairs, choose, every_second, match_layers, pick
 
 
 def test_every_second_layer_from_the_first() -> None:
@@ -65,3 +65,23 @@ def test_pairs_outside_a_stack_are_refused(pair: tuple[int, int]) -> None:
 def test_a_student_layer_has_one_target() -> None:
     with pytest.raises(ValueError, match=r"names a student layer twice: \[\[1, 0\], \[1, 2\]\]"):
         check_pairs(((1, 0), (1, 2)), 3, 6)
+
+
+def test_chosen_layers_are_the_first_the_last_or_evenly_spread() -> None:
+    assert choose(12, 3, "first") == (0, 1, 2)
+    assert choose(12, 3, "last") == (9, 10, 11)
+    assert choose(12, 6, "evenly") == every_second(12)
+    assert choose(12, 3, "evenly") == (0, 4, 8)
+    assert choose(6, 4, "evenly") == (0, 1, 3, 4)
+    for choice in ("first", "last", "evenly"):
+        assert choose(5, 5, choice) == (0, 1, 2, 3, 4)
+
+
+def test_more_layers_than_there_are_cannot_be_chosen() -> None:
+    with pytest.raises(ValueError, match=r"student\.num_layers is 7, but the teacher has 6 layers; lower it"):
+        choose(6, 7, "first")
+
+
+def test_all_student_layers_may_be_matched_to_the_last_of_the_teacher() -> None:
+    assert match_layers(3, 12, 1, "all_to_one") == ((0, 11), (1, 11), (2, 11))
+    assert match_layers(5, 12, 2, "all_to_one") == ((1, 11), (3, 11))

@@ -2,13 +2,26 @@
 
 import dataclasses
 import importlib.metadata
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
+from safetensors.torch import save_file
+from tokenizers import normalizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
+from benchmarks.architectures import ARCHITECTURES
 from benchmarks.tiny import LABELS, WORDS, new_config, new_tokenizer, spread_weights, write_backbone, write_model
 from ted.config import TaskSettings
 from ted.errors import ModelError
@@ -17,14 +30,18 @@ from ted.models.loading import (
     INSTALLED_MODELS,
     InstalledModel,
     ModelSource,
+    check_config,
     check_length,
     check_same_tokenizer,
+    check_tied,
     check_vocabulary,
     find_model,
     load_config,
     load_pretrained,
     load_tokenizer,
     load_trained,
+    set_attention,
+    set_dropout,
 )
 from ted.tasks import Task, get_task
 
@@ -195,6 +212,33 @@ class TestLoading:
             load_config(find_model(str(tmp_path)))
 
 
+class TestDropout:
+    def test_a_model_has_the_dropout_that_was_asked_for(self, backbone: ModelSource) -> None:
+        asked = {"hidden_dropout_prob": 0.0, "classifier_dropout": 0.3}
+        model = load_pretrained(backbone, CLASSIFICATION, dropout=asked).model
+        found = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        assert found["dropout"] == 0.3
+        assert found["bert.embeddings.dropout"] == 0.0
+        assert found["bert.encoder.layer.0.attention.self.dropout"] == 0.1
+
+    def test_a_dropout_that_only_the_model_knows_acts(self) -> None:
+        config = DebertaV2Config(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+        assert DebertaV2ForSequenceClassification(config).dropout.p == 0.1
+        set_dropout(config, {"cls_dropout": 0.0}, "x")
+        assert DebertaV2ForSequenceClassification(config).dropout.p == 0.0
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("hiden_dropout_prob", "did you mean hidden_dropout_prob?"),
+            ("hidden_size", "it has attention_probs_dropout_prob, classifier_dropout, hidden_dropout_prob"),
+        ],
+    )
+    def test_another_name_is_refused(self, name: str, hint: str) -> None:
+        with pytest.raises(ModelError, match=f"the configuration of x has no dropout '{name}'; {re.escape(hint)}"):
+            set_dropout(new_config(), {name: 0.0}, "x")
+
+
 class TestTrained:
     def test_what_was_written_comes_back_ready_to_run(self, tmp_path: Path) -> None:
         model, tokenizer = load_pretrained(classifier(tmp_path / "a", list(LABELS)), CLASSIFICATION)
@@ -239,7 +283,19 @@ class TestSameTokenizer:
 
     def test_special_tokens_must_agree(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.sep_token = "[MASK]"  # noqa: S105
-        with pytest.raises(ModelError, match="have different special tokens"):
+        with pytest.raises(ModelError, match=r"different special tokens: .*'\[SEP\]'.* and .*'\[MASK\]'"):
+            check_same_tokenizer(new_tokenizer(), tokenizer)
+
+    @pytest.mark.parametrize("side", ["padding_side", "truncation_side"])
+    def test_sides_must_agree(self, side: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        setattr(tokenizer, side, "left")
+        with pytest.raises(ModelError, match=rf"have different {side.replace('_', ' ')}: right and left; take"):
+            check_same_tokenizer(new_tokenizer(), tokenizer)
+
+    def test_texts_must_be_cut_alike(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+        with pytest.raises(ModelError, match=r"cut 'Is .*' into different tokens: \[2, .*, 3\] and \[\d+, .*\]; take"):
             check_same_tokenizer(new_tokenizer(), tokenizer)
 
 
@@ -247,3 +303,100 @@ def test_texts_longer_than_the_positions_are_refused() -> None:
     with pytest.raises(ModelError, match=r"data\.max_length is 65, but m has 64 positions; lower it"):
         check_length(new_config(), 65, "m")
     check_length(new_config(), 64, "m")
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "mpnet"])
+def test_positions_in_front_of_the_first_token_do_not_count(name: str) -> None:
+    """The longest text that passes the check is the longest that the model can read."""
+    case = ARCHITECTURES[name]
+    config = case.new_config(case.new_tokenizer())
+    with pytest.raises(ModelError, match=r"data\.max_length is 65, but m has 64 positions; lower it"):
+        check_length(config, 65, "m")
+    check_length(config, 64, "m")
+    model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    assert model(input_ids=torch.full((1, 64), 5)).logits.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        model(input_ids=torch.full((1, 65), 5))
+
+
+def test_states_of_two_widths_are_refused() -> None:
+    case = ARCHITECTURES["opt"]
+    with pytest.raises(ModelError, match=r"m has states 32 wide and last states 16 wide \(word_embed_proj_dim\)"):
+        check_config(case.new_config(case.new_tokenizer(), word_embed_proj_dim=16), 16, "m")
+    check_config(case.new_config(case.new_tokenizer()), 16, "m")
+
+
+class TestTies:
+    def test_ties_that_the_configuration_tells_pass(self) -> None:
+        for tied in (True, False):
+            check_tied(BertForMaskedLM(new_config(tie_word_embeddings=tied)), "m")
+        check_tied(BertForSequenceClassification(new_config()), "m")
+
+    def test_weights_that_are_not_tied_are_named(self) -> None:
+        model = BertForMaskedLM(new_config())
+        model.config.tie_word_embeddings = False
+        with pytest.raises(ModelError, match=r"m: config.tie_word_embeddings is False, but .* embedding are one array"):
+            check_tied(model, "m")
+
+    def test_a_checkpoint_of_two_arrays_is_not_tied_by_its_configuration(self, tmp_path: Path) -> None:
+        model = BertForMaskedLM(new_config(tie_word_embeddings=False))
+        spread_weights(model, 0)
+        model.config.tie_word_embeddings = True
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.config.save_pretrained(tmp_path)
+        save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelError, match=r"tie_word_embeddings is True, but .* embedding are two arrays; correct"):
+            check_tied(BertForMaskedLM.from_pretrained(tmp_path), "m")
+
+
+class TestAttention:
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_it_is_the_one_asked_for(self, attention: str, tmp_path: Path) -> None:
+        write_backbone(tmp_path / "a")
+        loaded = load_pretrained(find_model(str(tmp_path / "a")), CLASSIFICATION, attention=attention)
+        assert loaded.model.config._attn_implementation == attention
+        write_model(tmp_path / "b", *loaded)
+        assert load_trained(tmp_path / "b", attention=attention).model.config._attn_implementation == attention
+        # It belongs to a run, not to the weights.
+        assert load_trained(tmp_path / "b").model.config._attn_implementation == "sdpa"
+
+    def test_one_whose_library_is_not_installed_is_named(self, backbone: ModelSource) -> None:
+        with pytest.raises(ModelError, match=r"(?i)the model of .* cannot be loaded \(.*flash.?attention.*not"):
+            load_pretrained(backbone, CLASSIFICATION, attention="flash_attention_2")
+
+    def test_a_model_that_was_built_takes_it(self) -> None:
+        model = BertForSequenceClassification(new_config())
+        set_attention(model, None)
+        assert model.config._attn_implementation == "sdpa"
+        set_attention(model, "eager")
+        assert model.config._attn_implementation == "eager"
+        with pytest.raises(
+            ModelError, match=r"BertForSequenceClassification cannot take attention flash_attention_2: "
+        ):
+            set_attention(model, "flash_attention_2")
+
+    def test_a_model_with_one_attention_is_named(self) -> None:
+        case = ARCHITECTURES["deberta-v3"]
+        model = AutoModelForSequenceClassification.from_config(case.new_config(case.new_tokenizer()))  # type: ignore[no-untyped-call]
+        with pytest.raises(ModelError, match="DebertaV2ForSequenceClassification"):
+            set_attention(model, "sdpa")
+
+    def test_no_states_are_kept_for_further_tokens(self, tmp_path: Path) -> None:
+        folder = ARCHITECTURES["gpt2"].write_backbone(tmp_path / "a")
+        loaded = load_pretrained(find_model(str(folder)), CLASSIFICATION)
+        assert loaded.model(input_ids=torch.tensor([[5, 6]])).get("cache") is None
+        assert loaded.model.config.use_cache is False
+
+
+def test_weights_come_in_the_precision_asked_for(tmp_path: Path) -> None:
+    write_model(tmp_path / "b", *load_pretrained(classifier(tmp_path / "a", list(LABELS)), CLASSIFICATION))
+    assert load_trained(tmp_path / "b", dtype=torch.bfloat16).model.dtype == torch.bfloat16
+    assert load_trained(tmp_path / "b").model.dtype == torch.float32
+
+
+def test_a_folder_that_names_no_class_is_no_trained_model(tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    with pytest.raises(ModelError, match="does not name the class of its model"):
+        load_trained(tmp_path)

@@ -73,6 +73,11 @@ def test_axes_and_series_are_named(name: str, axes: set[str]) -> None:
     assert axes <= texts(DRAWINGS[name]())
 
 
+def test_the_pair_of_embeddings_is_named() -> None:
+    pair = {"student_layer": -1, "teacher_layer": -1, "before": 0.5, "after": 0.2}
+    assert "student embedding to teacher embedding" in texts(figures.layer_match([pair, *MATCH]))
+
+
 def test_long_runs_are_shown_in_minutes() -> None:
     assert "wall time, minutes" in texts(figures.durations({"distill_student": 600.0}))
 

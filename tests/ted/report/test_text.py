@@ -67,3 +67,7 @@ def test_templates_escape_and_refuse_unknown_names() -> None:
     assert template.render(name="<b>") == "&lt;b&gt;"
     with pytest.raises(UndefinedError, match="'name' is undefined"):
         template.render()
+
+
+def test_layer() -> None:
+    assert [text.layer(index) for index in (-1, 0, 11)] == ["embedding", "0", "11"]

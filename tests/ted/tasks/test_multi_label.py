@@ -37,6 +37,7 @@ NAMES = ("fire", "flood", "storm")
 DECLARED = TaskSettings(kind="multi_label", labels=NAMES)
 TASK = MultiLabel(SETTINGS, NAMES)
 MASK = torch.ones(1, 1)
+TOKENIZER = new_tokenizer().backend_tokenizer
 LISTS = [["flood"], [], ["storm", "fire"], None]
 
 
@@ -226,7 +227,7 @@ class TestAnswers:
 
     def test_serving_answers_as_the_evaluation_does(self) -> None:
         task = MultiLabel(SETTINGS.model_copy(update={"threshold": 0.6}), NAMES)
-        answerer = new_answerer({"kind": "multi_label", "labels": list(NAMES), **task.serving()})
+        answerer = new_answerer({"kind": "multi_label", "labels": list(NAMES), **task.serving()}, TOKENIZER)
         named = task.named(task.predictions(OUTPUTS))
         for logits_C, expected in zip(LOGITS_NC, named, strict=True):
             answer = answerer.answer("", [], [logits_C])

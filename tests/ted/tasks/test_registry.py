@@ -23,3 +23,4 @@ def test_a_task_says_all_that_is_asked_of_it(kind: TaskKind) -> None:
 def test_names_of_classes_come_from_the_data_in_their_order() -> None:
     assert labels_of(new_data("classification")) == LABELS
     assert labels_of(new_data("regression")) == ()
+    assert labels_of(new_data("question_answering")) == ()
