@@ -131,15 +131,12 @@ def new_answerer(task: Mapping[str, Any], tokenizer: Tokenizer) -> Answerer:
     """Return what answers for the task of a bundle.
 
     Raises:
-        BundleError: the kind of task is unknown, or something that its answers need is missing.
+        BundleError: the kind of task is unknown.
     """
     kind = task.get("kind")
     if kind not in ANSWERERS:
         raise BundleError(f"the bundle is for the task {kind!r}; this version answers {', '.join(ANSWERERS)}")
-    try:
-        return ANSWERERS[kind](task, tokenizer)
-    except KeyError as error:
-        raise BundleError(f"the bundle's task lacks {error}; export the bundle again") from None
+    return ANSWERERS[kind](task, tokenizer)
 
 
 def softmax(logits_C: Logits) -> NDArray[np.float64]:

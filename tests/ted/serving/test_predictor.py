@@ -71,12 +71,6 @@ def test_labels_above_the_threshold_are_answered(write_bundle: WriteBundle, weig
     json.dumps(answers)
 
 
-def test_a_task_that_lacks_what_its_answers_need_is_refused(write_bundle: WriteBundle) -> None:
-    bundle = open_bundle(write_bundle(task={"kind": "multi_label", "labels": ["praise"]}))
-    with pytest.raises(BundleError, match="the bundle's task lacks 'threshold'; export the bundle again"):
-        Predictor(bundle)
-
-
 def test_pairs_tell_the_texts_apart(write_bundle: WriteBundle, weights_VC: Weights) -> None:
     predictor = Predictor(open_bundle(write_bundle(pair=True)))
     ((logits_C,),) = predictor.logits(predictor.encode([("good", "bad film")]))
