@@ -94,7 +94,7 @@ def ted_pipeline(  # noqa: PLR0913, PLR0917 - one argument per section of the co
     )
     control, control_metrics = None, []
     if evaluation.control:
-        control, metrics = finetune_control(part(s, *learning, "distillation"), rows, start)
+        control, metrics = finetune_control(part(s, *learning, "student", "distillation"), rows, start)
         control_metrics = [metrics]
 
     measured, figures = evaluate_models(

@@ -611,8 +611,8 @@ class Settings(Section):
         length, stride = self.data.max_length, self.data.stride
         if self.task.kind not in WINDOWED:
             return []
-        if length < MIN_WINDOW:
-            return [f"data.max_length is {length}, but windows need {MIN_WINDOW} tokens; raise it"]
+        if self.task.kind == "question_answering" and length < MIN_WINDOW:
+            return [f"data.max_length is {length}, but windows with a question need {MIN_WINDOW} tokens; raise it"]
         if 2 * stride > length:
             return [
                 f"data.stride is {stride}, more than half of data.max_length ({length}): windows would hardly move on; "

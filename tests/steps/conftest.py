@@ -113,7 +113,7 @@ def student_filters(settings: Settings, validated: Validated, student_start: Tra
 
 @pytest.fixture(scope="session")
 def control(settings: Settings, validated: Validated, student_start: Trained) -> Trained:
-    given = part(settings, *LEARNING, "distillation")
+    given = part(settings, *LEARNING, "student", "distillation")
     made: Trained = finetune_control.entrypoint(given, validated[0], student_start[0])
     return made
 

@@ -125,7 +125,7 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}, "data": {"t
             "data.text_pair_column is missing: with task.kind question_answering",
         ),
         (merged(QUESTIONS, nested("data.stride", 65)), "data.stride is 65, more than half of data.max_length (128)"),
-        (merged(QUESTIONS, nested("data.max_length", 8)), "data.max_length is 8, but windows need 16 tokens; raise it"),
+        (merged(QUESTIONS, nested("data.max_length", 8)), "data.max_length is 8, but windows with a question need 16"),
         ({"student": {"model": "x", "layers": [0]}}, "student.layers cannot act beside student.model; remove one"),
         ({"student": {"model": "x", "config": {"a": 1}}}, "student.config cannot act beside student.model; remove one"),
         ({"student": {"layers": [0], "num_layers": 1}}, "student.num_layers cannot act beside student.layers; remove"),
@@ -154,7 +154,7 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}, "data": {"t
         ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),
         (
             {"task": {"kind": "token_classification"}, "data": {"max_length": 100}},
-            "data.stride is 64, more than half of data.max_length, which is 100; windows would hardly move on: lower",
+            "data.stride is 64, more than half of data.max_length (100): windows would hardly move on; lower it to at",
         ),
     ],
 )
