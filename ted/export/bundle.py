@@ -20,7 +20,7 @@ from ted.errors import ModelError, ParityError
 from ted.evaluation import outputs_of
 from ted.export.causal import beginnings, check_causal_parity, check_greedy, export_causal, generation_facts
 from ted.export.onnx import Graph, export_onnx, input_names
-from ted.export.parity import check_parity, padded_batch, parity_batches
+from ted.export.parity import check_parity, padded_batch, parity_batches, within
 from ted.export.quantization import Validation, judge_int8, quantize, refused_int8
 from ted.files import atomic_file, atomic_folder, read_json, sha256_file, write_json
 from ted.models.frozen import run_model
@@ -42,6 +42,9 @@ TRITON_CONFIG: Final = "config.pbtxt"
 TRAINED: Final = "trained student, float32"
 EXAMPLE_SHAPE: Final = (3, 8)
 TRITON_MAX_BATCH: Final = 64
+CACHE_NOTE: Final = """
+# The client keeps the cache: past_key_values of a text's beginning have 0 tokens, those of a further run are what the
+# run before gave as present. The attention mask covers the tokens of the cache too."""
 
 Manifest = dict[str, Any]
 
@@ -122,9 +125,10 @@ def triton_config(manifest: Mapping[str, Any]) -> str:
         for name, dims in manifest["input_dims"].items()
     )
     outputs = ",\n".join(_triton_tensor(name, "TYPE_FP32", dims) for name, dims in manifest["output_dims"].items())
+    note = CACHE_NOTE if any(name.startswith(PAST) for name in manifest["inputs"]) else ""
     return f"""\
 # Tokens in, raw outputs out; the batch axis comes before the dims. Set default_model_filename to "{INT8_MODEL}"
-# only if every version that is served has that file.
+# only if every version that is served has that file.{note}
 name: "{manifest["name"]}"
 backend: "onnxruntime"
 default_model_filename: "{MODEL}"
@@ -258,7 +262,7 @@ def _check_served(trained: Trained, predictor: ServedModel, settings: Settings) 
         pairs = list(zip(served, expected, strict=True))
         difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
         problem = f"differences of up to {difference:.3g}"
-        if all(np.allclose(ours, theirs, settings.export.rtol, settings.export.atol) for ours, theirs in pairs):
+        if all(within(ours, theirs, settings.export) for ours, theirs in pairs):
             return {"texts": len(texts), "max_abs_difference": difference}
     raise ParityError(
         f"answers to {len(texts)} validation texts differ from the trained model's ({problem}), although the graphs "

@@ -28,6 +28,7 @@ LENGTHS: Final = (8, 33, 96)
 MIN_ROW_LENGTH: Final = 6
 
 Row = dict[str, Any]
+Outputs = NDArray[np.floating]
 
 
 def padded_batch(
@@ -75,6 +76,21 @@ def check_parity(
     rows = [_compare(model, session, batch, settings) for batch in batches]
     refuse_differences(rows, settings)
     return rows
+
+
+def within(actual: Outputs, expected: Outputs, settings: ExportSettings) -> bool:
+    """Return whether outputs are equal within the tolerances, relative to the largest output beside each.
+
+    Logits of a vocabulary are summed up from states that may be a hundred times as large: the rounding of a small logit
+    is that of the large ones, and only their differences count in a softmax.
+
+    Args:
+        actual: of the exported model, (..., C).
+        expected: of the trained model, (..., C).
+        settings: gives the tolerances.
+    """
+    scale = np.abs(expected).max(-1, keepdims=True, initial=0.0)
+    return bool(np.all(np.abs(actual - expected) <= settings.atol + settings.rtol * scale))
 
 
 def refuse_differences(rows: Sequence[Row], settings: ExportSettings) -> None:

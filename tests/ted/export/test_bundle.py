@@ -13,12 +13,14 @@ from datasets import load_from_disk
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+from benchmarks.tiny import new_data, new_settings, write_decoder
 from ted.config import Settings
 from ted.errors import BundleError, ModelError, ParityError
 from ted.export import bundle as export_module
-from ted.export.bundle import serving_tokenizer
+from ted.export.bundle import export_bundle, serving_tokenizer
 from ted.files import read_json, sha256_file
 from ted.serving.bundle import open_bundle
+from ted.serving.generation import Generator, open_predictor
 from ted.serving.predictor import Predictor
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "predict_with_onnxruntime.py"
@@ -148,6 +150,76 @@ def test_a_regression_on_pairs(
     assert answer["value"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory, evaluation: dict[str, Any]) -> Path:
+    """Return a folder with the model and the bundle of a causal language model."""
+    folder = tmp_path_factory.mktemp("causal")
+    write_decoder(folder / "backbone")
+    new_data("causal_lm").save_to_disk(str(folder / "data"))
+    bounds = {"int8_max_metric_drop": 100.0, "int8_max_latency_ratio": 1e6, "int8_max_size_ratio": 10.0}
+    task = {"kind": "causal_lm", "max_new_tokens": 5}
+    latency = {"latency_batch_sizes": [1, 2], "latency_repeats": 3}
+    settings = new_settings(folder, task=task, export=bounds, evaluation=latency)
+    measured = {**evaluation, "task": "causal_lm", "primary_metric": "perplexity", "higher_is_better": False}
+    export_bundle(settings, folder / "backbone", folder / "data", measured, 1, folder)
+    return folder
+
+
+def test_a_causal_language_model_is_proved_with_its_cache(causal: Path) -> None:
+    manifest = open_bundle(causal / "ted-student").manifest
+    special = {"start_token": 3, "end_tokens": [3]}
+    assert manifest["task"] == {"kind": "causal_lm", "labels": None, "max_new_tokens": 5, **special}
+    shapes = [(row["batch"], row["length"], row["past"]) for row in manifest["parity"]["shapes"]]
+    assert {(5, 16, 0), (1, 1, 7), (3, 1, 15)} <= set(shapes)
+    assert manifest["parity"]["greedy"]["prompts"] == 8
+    assert manifest["parity"]["greedy"]["equal"] == manifest["parity"]["greedy"]["tokens"] > 0
+    assert manifest["parity"]["raw_text"]["texts"] == 4
+    assert manifest["int8"]["accepted"]
+    assert list(manifest["int8"]["latency_ratios"]) == ["1", "2"]
+    assert manifest["parameters"]["graph"] == manifest["parameters"]["model"]
+
+
+def test_a_causal_language_model_is_served_as_it_was_measured(causal: Path) -> None:
+    bundle = open_bundle(causal / "ted-student")
+    predictor = open_predictor(bundle)
+    stored = bundle.manifest["self_test"]
+    (answer,) = predictor.predict([stored["text"]])
+    assert answer["continuation"] == stored["answer"]["continuation"]
+    assert answer["log_probability"] == pytest.approx(stored["answer"]["log_probability"])
+    assert len(answer["tokens"]) == min(8, len(stored["text"].split()))
+    texts = load_from_disk(causal / "data")["test"]["text"][:]
+    short = [text for text in texts if len(text.split()) <= 14]
+    answers = predictor.predict(short)
+    losses = -sum(answer["log_probability"] for answer in answers)
+    tokens = sum(len(answer["tokens"]) for answer in answers)
+    assert len(short) == len(texts)
+    assert bundle.manifest["served_metrics"]["primary"] == pytest.approx(np.exp(losses / tokens), rel=1e-4)
+
+
+def test_the_card_of_a_causal_language_model_says_how_to_use_it(causal: Path) -> None:
+    folder = causal / "ted-student" / "1"
+    snippet = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert snippet is not None
+    done = subprocess.run([sys.executable, "-c", snippet[1]], check=True, capture_output=True, text=True, cwd=folder)
+    generator = open_predictor(open_bundle(folder))
+    assert isinstance(generator, Generator)
+    token, _ = next(generator.steps(generator.prompt("A first text.")[0]))
+    assert done.stdout == f"{generator.tokenizer.decode([token])}\n"
+
+
+def test_the_triton_config_names_the_cache(causal: Path) -> None:
+    config = (causal / "ted-student" / "config.pbtxt").read_text()
+    assert "# The client keeps the cache" in config
+    found = re.findall(r'name: "([\w.]+)" data_type: (\w+) dims: \[ (.+) \]', config)
+    assert found[:4] == [
+        ("input_ids", "TYPE_INT64", "-1"),
+        ("attention_mask", "TYPE_INT64", "-1"),
+        ("past_key_values.0.key", "TYPE_FP32", "2, -1, 16"),
+        ("past_key_values.0.value", "TYPE_FP32", "2, -1, 16"),
+    ]
+    assert found[10:12] == [("logits", "TYPE_FP32", "-1, 29"), ("present.0.key", "TYPE_FP32", "2, -1, 16")]
+
+
 def test_a_flipped_byte_is_detected_when_the_bundle_is_opened(exported: Path, tmp_path: Path) -> None:
     folder = exported / "ted-student" / "3"
     copy = tmp_path / "1"
@@ -175,6 +247,7 @@ def test_the_triton_config_names_every_input_and_output(exported: Path) -> None:
     config = (exported / "ted-student" / "config.pbtxt").read_text()
     assert 'name: "ted-student"' in config
     assert 'backend: "onnxruntime"' in config
+    assert "cache" not in config
     assert re.findall(r'name: "(\w+)" data_type: TYPE_INT64 dims: \[ -1 \]', config) == [
         "input_ids",
         "token_type_ids",

@@ -8,9 +8,9 @@ from onnx import numpy_helper
 from torch import Tensor
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from ted.config import Settings
+from ted.config import ExportSettings, Settings
 from ted.errors import DataError, ParityError
-from ted.export.parity import check_parity, padded_batch, parity_batches
+from ted.export.parity import check_parity, padded_batch, parity_batches, within
 from ted.serving.answers import Text
 
 MAX_LENGTH = 40
@@ -142,3 +142,12 @@ def test_an_output_of_another_shape_fails(
 
     with pytest.raises(ParityError, match=r"1 x 8: output of shape \(1, 1, 2\) for \(1, 2\)"):
         check_parity(model, edited(add_axis), batches, settings.export)
+
+
+@pytest.mark.parametrize(
+    ("difference", "close"), [([0.0, 0.004], True), ([0.004, 0.0], True), ([0.006, 0.0], False), ([np.nan, 0.0], False)]
+)
+def test_a_small_output_may_differ_as_much_as_the_largest_beside_it(difference: list[float], close: bool) -> None:
+    expected = np.array([[0.01, 50.0], [0.01, 5.0]], np.float32)
+    actual = expected + np.array([[0.05, 0.05], difference], np.float32)
+    assert within(actual, expected, ExportSettings()) is close
