@@ -182,9 +182,10 @@ def test_the_log_probability_of_a_text_is_the_trained_models(case: Case) -> None
 
 
 def test_a_cache_that_is_not_used_is_detected(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generator, "_cache", lambda self, outputs: dict.fromkeys(self._past, outputs["present.0.key"]))
+    broken = "present.0.key"
+    monkeypatch.setattr(Generator, "_cache", lambda self, outputs: dict.fromkeys(self._past, -9 * outputs[broken]))
     with pytest.raises(ParityError, match="cache or end tokens of serving are not the model's"):
-        check_greedy(case.model, case.generator, TEXTS[:1], SETTINGS)
+        check_greedy(case.model, case.generator, TEXTS, SETTINGS)
 
 
 def test_an_8_bit_copy_is_timed_on_whole_texts(case: Case, tmp_path: Path) -> None:
