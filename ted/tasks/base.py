@@ -41,6 +41,8 @@ class Task(ABC):
     """Fields of the model's output that make up its logits."""
     primary_metric: str
     higher_is_better: ClassVar[bool] = True
+    quality_name: ClassVar[str] = ""
+    """What :meth:`row_quality` is, where a reader sees it in place of an answer."""
     prediction_loss: ClassVar[PredictionLoss]
     """How the student's predictions are compared with the teacher's."""
     has_labels: ClassVar[bool] = True

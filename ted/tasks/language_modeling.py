@@ -33,6 +33,7 @@ class LanguageModel(Task):
 
     primary_metric = "perplexity"
     higher_is_better = False
+    quality_name = "mean log-likelihood of a token"
     prediction_loss = "kl"
     has_labels = False
     forward_rows = 4

@@ -37,6 +37,7 @@ def make_evaluation(names: tuple[str, ...], labels: list[str]) -> dict[str, Any]
         "labels": labels,
         "primary_metric": "accuracy" if labels else "pearson",
         "higher_is_better": True,
+        "quality_name": "",
         "rows": ROWS,
         "confidence": 0.95,
         "slice_titles": {"length_q1": "3 to 9 characters"},

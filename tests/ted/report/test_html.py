@@ -259,3 +259,19 @@ def test_layers_keep_their_order(full: ReportInputs) -> None:
 
 def test_equal_input_gives_an_equal_page(full: ReportInputs) -> None:
     assert build_report(full) == build_report(full)
+
+
+def test_examples_without_answers_say_what_their_figures_are(full: ReportInputs) -> None:
+    assert "more is better" not in outline(build_report(full)).words
+    evaluation = {
+        **full.evaluation,
+        "task": "causal_lm",
+        "labels": [],
+        "quality_name": "mean log-likelihood of a token",
+    }
+    frame = pd.read_parquet(full.predictions).drop(columns=["label"])
+    answers = [str(column) for column in frame if str(column).endswith(("_prediction", "_probability"))]
+    frame.drop(columns=answers).to_parquet(full.predictions)
+    words = outline(build_report(replace(full, evaluation=evaluation))).words
+    assert "The figures are the mean log-likelihood of a token; more is better." in words
+    assert "Lost against the teacher" in words
