@@ -442,62 +442,8 @@ class ReportSettings(Section):
     """Price of an hour of the machine, in any currency, for the report's cost per step; None shows times only."""
 
 
-# What each method makes of the layers: none of them, raw teacher states, or filtered ones learned in stage I.
-LAYER_METHODS: frozenset[MethodName] = frozenset({"lwd", "random_filter", "ted"})
-STAGE_ONE_METHODS: frozenset[MethodName] = frozenset({"ted"})
-
 # Language models make their own labels and read one text.
 LANGUAGE_MODELS: frozenset[TaskKind] = frozenset({"causal_lm", "masked_lm"})
-LABELLED: frozenset[TaskKind] = frozenset(get_args(TaskKind)) - LANGUAGE_MODELS
-
-# Settings that act on some kinds of task only.
-OF_TASKS: dict[str, frozenset[TaskKind]] = {
-    "task.labels": frozenset({"classification", "multi_label", "token_classification"}),
-    "task.threshold": frozenset({"multi_label"}),
-    "task.max_answer_tokens": frozenset({"question_answering"}),
-    "task.null_threshold": frozenset({"question_answering"}),
-    "task.mask_probability": frozenset({"masked_lm"}),
-    "task.max_new_tokens": frozenset({"causal_lm"}),
-    "data.text_pair_column": frozenset({"classification", "multi_label", "regression", "question_answering"}),
-    "data.label_column": LABELLED,
-    "data.label_separator": frozenset({"multi_label"}),
-    "data.unlabelled": LABELLED,
-    "data.labelled_rows": LABELLED,
-    "data.stride": frozenset({"question_answering", "token_classification"}),
-    "quality.unknown_label": LABELLED,
-    "quality.conflicting_labels": LABELLED,
-    "quality.min_rows_per_class": frozenset({"classification", "multi_label", "token_classification"}),
-    "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
-    "filters.head_dropout": LABELLED,
-    "evaluation.extra_metrics": LABELLED,
-    "distillation.prediction_mse_alpha": frozenset({"regression"}),
-    "distillation.batch_softmax_kl": frozenset({"regression"}),
-}
-
-# Kinds of task that read a long text in windows. A window must hold more new tokens than special and shared ones.
-WINDOWED: frozenset[TaskKind] = frozenset({"question_answering", "token_classification"})
-MIN_WINDOW = 16
-
-# Settings that act on matched layers, in stage I and on what the teacher predicts.
-OF_LAYERS = (
-    "mse_alpha",
-    "layer_loss_units",
-    "layer_reduction",
-    "mask_padding",
-    "student_filter_init",
-    "ridge_penalty",
-    "alignment_rows",
-    "filter_learning_rate_multiplier",
-)
-OF_STAGE_ONE = ("training", "student_training", "head_pooling", "head_dropout", "backbone_dropout")
-OF_PREDICTIONS = (
-    "kl_alpha",
-    "prediction_mse_alpha",
-    "temperature",
-    "batch_softmax_kl",
-    "teacher_cache",
-    "teacher_cache_mib",
-)
 
 # The blocks that hold a training.
 TRAININGS = (
@@ -570,157 +516,23 @@ class Settings(Section):
         Raises:
             SettingsError: a line per problem with the dotted key.
         """
-        problems = [*self._window_problems()]
-        if self.task.kind == "question_answering" and self.data.text_pair_column is None:
-            problems.append(
-                "data.text_pair_column is missing: with task.kind question_answering it names the column of the context"
-            )
-        problems += [f"{key} cannot act: {reason}; remove it" for key, reason in self._idle() if self._given(key)]
-        if self.filters.filter_nonlinear and self.resolved().distillation.student_filter_init == "ridge":
-            problems.append(
-                "distillation.student_filter_init is ridge, which aligns linear filters only; with "
-                "filters.filter_nonlinear set it to stage_one or random"
-            )
-        problems += self._without_half_precision()
-        if self.compatibility == "official":
-            problems += [
-                f"{key} must be {value!r} with compatibility: official, not {self._value(key)!r}; remove one of the two"
-                for key, value in OFFICIAL_VALUES.items()
-                if self._given(key) and self._value(key) != value
-            ]
-        if problems:
-            raise SettingsError("\n".join(problems))
+        from ted.settings_rules import problems
 
-    def _without_half_precision(self) -> list[str]:
-        """Return a line per setting that has a model compute in float32 with an attention that does not."""
-        needed: dict[str, bool] = {}
-        if self.teacher.attn_implementation == "flash_attention_2":
-            needed["teacher.dtype: bfloat16"] = self.teacher.dtype == "bfloat16" or self.method == "finetune"
-            needed["teacher.training.bf16: true"] = self.teacher.training.bf16 or not self.teacher.finetune
-        if self.student.attn_implementation == "flash_attention_2":
-            for name in ("student", "distillation"):
-                needed[f"{name}.training.bf16: true"] = getattr(self, name).training.bf16
-        return [
-            f"{key.partition('.')[0].replace('distillation', 'student')}.attn_implementation is flash_attention_2, "
-            f"which computes in bfloat16 only; set {key}, or take sdpa"
-            for key, met in needed.items()
-            if not met
-        ]
+        if found := problems(self):
+            raise SettingsError("\n".join(found))
 
-    def _window_problems(self) -> list[str]:
-        length, stride = self.data.max_length, self.data.stride
-        if self.task.kind not in WINDOWED:
-            return []
-        if self.task.kind == "question_answering" and length < MIN_WINDOW:
-            return [f"data.max_length is {length}, but windows with a question need {MIN_WINDOW} tokens; raise it"]
-        if 2 * stride > length:
-            return [
-                f"data.stride is {stride}, more than half of data.max_length ({length}): windows would hardly move on; "
-                f"lower it to at most {length // 2} or raise data.max_length"
-            ]
-        return []
-
-    def _value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
+    def value(self, key: str) -> Any:  # noqa: ANN401 - a setting may have any type
+        """Return the setting at a dotted key."""
         return functools.reduce(getattr, key.split("."), self)
 
-    def _given(self, key: str) -> bool:
+    def given(self, key: str) -> bool:
+        """Return whether the block or setting at a dotted key was given, or has its default."""
         block: Any = self
         for name in key.split("."):
             if block is None or name not in block.model_fields_set:
                 return False
             block = getattr(block, name)
         return True
-
-    def _idle(self) -> list[tuple[str, str]]:
-        """Return (dotted key, reason) of every setting that the other settings leave without effect."""
-        by_input = (*self._idle_by_data(), *self._idle_by_model())
-        return [*self._idle_by_task(), *self._idle_by_method(), *by_input, *self._idle_by_switch()]
-
-    def _idle_by_task(self) -> list[tuple[str, str]]:
-        kind = self.task.kind
-        idle = [(key, f"task.kind is {kind}") for key, kinds in OF_TASKS.items() if kind not in kinds]
-        if kind == "regression":
-            batch_softmax = self.distillation.batch_softmax_kl or self.compatibility == "official"
-            keys = ("prediction_mse_alpha",) if batch_softmax else ("kl_alpha", "temperature")
-            idle += [(f"distillation.{key}", "a regression task has one output and no classes") for key in keys]
-        return idle
-
-    def _idle_by_method(self) -> list[tuple[str, str]]:
-        reason = f"method {self.method} does not use it"
-        keys: list[str] = []
-        if self.method not in LAYER_METHODS:
-            keys += ["filters", *(f"distillation.{name}" for name in OF_LAYERS)]
-        elif self.method not in STAGE_ONE_METHODS:
-            keys += [f"filters.{name}" for name in OF_STAGE_ONE]
-        if self.method == "lwd":
-            keys += ["filters.filter_output_dim"]
-        if self.method == "finetune":
-            keys += [f"distillation.{name}" for name in OF_PREDICTIONS]
-            keys += ["data.unlabelled", "teacher.dtype"]
-        return [(key, reason) for key in keys]
-
-    def _idle_by_data(self) -> list[tuple[str, str]]:
-        named = [name for name in ("validation", "test") if name in (self.data.splits or {})]
-        return [(f"data.{name}_fraction", f"data.splits names the {name} split") for name in named]
-
-    def _idle_by_model(self) -> list[tuple[str, str]]:
-        idle: list[tuple[str, str]] = []
-        if not self.teacher.finetune:
-            idle.append(("teacher.training", "teacher.finetune is false"))
-            if self.method == "finetune":
-                idle.append(("teacher.attn_implementation", "the teacher neither trains nor teaches"))
-        if self.student.num_layers is None:
-            idle.append(("student.layer_choice", "student.num_layers is not given"))
-        stage_one = [f"{block}.gradient_checkpointing" for block in ("filters.training", "filters.student_training")]
-        idle += [(key, "a filter has no layers") for key in stage_one if self._given(key) and self._value(key)]
-        if self.student.model is None:
-            idle.append(("student.dropout", "student.model is not given, and other students have teacher.dropout"))
-        if not self.student.finetune:
-            idle.append(("student.training", "student.finetune is false"))
-        return idle
-
-    def _idle_by_switch(self) -> list[tuple[str, str]]:
-        idle: list[tuple[str, str]] = []
-        if self.distillation.teacher_cache != "auto":
-            idle.append(("distillation.teacher_cache_mib", "distillation.teacher_cache is not auto"))
-        if not self.distillation.mask_padding or self.compatibility == "official":
-            idle.append(("distillation.teacher_cache", "padded positions enter the layer loss, so nothing can be kept"))
-        if self.distillation.student_filter_init != "ridge" or self.compatibility == "official":
-            idle.append(("distillation.ridge_penalty", "the student's filters do not start by ridge regression"))
-        learned = self.distillation.student_filter_init == "stage_one" or self.compatibility == "official"
-        if self.method in STAGE_ONE_METHODS and not learned:
-            idle.append(("filters.student_training", "the student's filters do not start as stage I leaves them"))
-        if not self.evaluation.control and self.gates.min_gain_over_control is not None:
-            idle.append(("gates.min_gain_over_control", "evaluation.control is false"))
-        if self.filters.layer_pairs is not None:
-            idle += [(f"filters.{key}", "filters.layer_pairs is given") for key in ("filter_interval", "layer_map")]
-        idle += self._idle_by_weight()
-        if self.gates.max_slice_drop is None:
-            idle.append(("gates.min_slice_rows", "gates.max_slice_drop is null"))
-        if not self.export.int8:
-            keys = ("int8_max_metric_drop", "int8_max_latency_ratio", "int8_max_size_ratio")
-            idle += [(f"export.{key}", "export.int8 is false") for key in keys]
-        return idle
-
-    def _idle_by_weight(self) -> list[tuple[str, str]]:
-        """Return what has no effect because a weight is 0 or another setting overrides it."""
-        idle: list[tuple[str, str]] = []
-        options = self.distillation
-        if options.kl_alpha == 0:
-            idle.append(("distillation.temperature", "distillation.kl_alpha is 0"))
-        if options.mse_alpha == 0:
-            keys = ("filters", *(f"distillation.{name}" for name in OF_LAYERS if name != "mse_alpha"))
-            idle += [(key, "distillation.mse_alpha is 0") for key in keys]
-        if not options.mask_padding or self.compatibility == "official":
-            idle.append(("distillation.teacher_cache_mib", "padded positions enter the layer loss"))
-        if self.method == "lwd" and options.student_filter_init == "ridge":
-            idle.append(("filters.init_std", "the student's filters start by ridge regression"))
-        idle += [
-            (block, f"{block}.max_steps overrides its num_train_epochs")
-            for block in TRAININGS
-            if self._given(f"{block}.num_train_epochs") and self._value(f"{block}.max_steps") is not None
-        ]
-        return idle
 
     def resolved(self) -> "Settings":
         """Return the settings that a run acts on: with `compatibility: official`, the published values filled in."""

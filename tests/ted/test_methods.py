@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ted.config import LAYER_METHODS, STAGE_ONE_METHODS, MethodName, Settings, parse_settings
+from ted.config import MethodName, Settings, parse_settings
 from ted.methods import (
     METHODS,
     BatchSoftmaxKL,
@@ -19,6 +19,7 @@ from ted.methods import (
     PredictionMSE,
     build_terms,
 )
+from ted.settings_rules import LAYER_METHODS, STAGE_ONE_METHODS
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
 ROWS = torch.ones(2)
