@@ -179,7 +179,7 @@ def test_a_mistake_in_the_file_ends_the_command_before_a_run_exists(project: Pro
 def test_an_edit_runs_again_what_depends_on_it_and_nothing_else(project: Project) -> None:
     project.edit("ted/report/figures.py")
     assert project.run().ran == {"build_report"}
-    project.edit("ted/losses.py")
+    project.edit("ted/filters.py")
     edited = project.run()
     assert edited.cached == {"load_data", "validate_data"}, edited.text
     assert edited.ran == STEPS - edited.cached
