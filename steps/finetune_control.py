@@ -29,7 +29,7 @@ def finetune_control(
     """Return the control and how its training went.
 
     Args:
-        settings: Sections data, task, distillation, run.
+        settings: Sections data, task, run, student, distillation.
         validated_data: Rows of the run.
         student_start: Student as every method starts it.
     """

@@ -69,8 +69,9 @@ class OutputEmbedding(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         bias = getattr(layer, "bias", None)
-        self.register_buffer("weight", layer.get_parameter("weight").detach(), persistent=False)
-        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+        # A frozen teacher may be kept in bfloat16, its states come in float32; of float32 weights this makes no copy.
+        self.register_buffer("weight", layer.get_parameter("weight").detach().float(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
 
     def forward(self, states_BLD: Tensor) -> Tensor:
         """Return the logits (B, L, V) of states."""

@@ -94,7 +94,8 @@ def _without_half_precision(settings: Settings) -> list[str]:
         needed["teacher.training.bf16: true"] = settings.teacher.training.bf16 or not settings.teacher.finetune
     if settings.student.attn_implementation == "flash_attention_2":
         for name in ("student", "distillation"):
-            needed[f"{name}.training.bf16: true"] = getattr(settings, name).training.bf16
+            idle = name == "student" and not settings.student.finetune
+            needed[f"{name}.training.bf16: true"] = idle or getattr(settings, name).training.bf16
     return [
         f"{key.partition('.')[0].replace('distillation', 'student')}.attn_implementation is flash_attention_2, "
         f"which computes in bfloat16 only; set {key}, or take sdpa"

@@ -335,6 +335,7 @@ def test_flash_attention_needs_bfloat16_wherever_its_model_computes() -> None:
     ):
         parse_settings(flash)
     parse_settings(merged(flash, nested("student.training.bf16", True), nested("distillation.training.bf16", True)))
+    parse_settings(merged(flash, nested("student.finetune", False), nested("distillation.training.bf16", True)))
 
 
 OTHER_VALUES: dict[str, Any] = {

@@ -364,6 +364,10 @@ class TestHeads:
     def test_an_embedding_without_a_bias_has_none(self) -> None:
         assert OutputEmbedding(nn.Linear(3, 4, bias=False)).bias is None
 
+    def test_an_embedding_in_bfloat16_reads_float32_states(self) -> None:
+        states_BLD = torch.ones(1, 2, 3)
+        assert OutputEmbedding(nn.Linear(3, 4).bfloat16())(states_BLD).dtype == torch.float32
+
 
 def test_teacher_outputs_are_as_many_as_tokens_times_the_vocabulary() -> None:
     assert CAUSAL.num_logits(7, 100, 49152) == MASKED.num_logits(7, 100, 49152) == 4_915_200
