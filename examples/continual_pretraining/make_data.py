@@ -18,7 +18,8 @@ OTHER_TEXTS = 60
 
 def read(file: Path) -> list[dict[str, object]]:
     """Return the objects of a JSONL file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def cut(text: str) -> str:
