@@ -32,8 +32,9 @@ def figures_by_source(settings: Settings, data: Path, model: Path) -> Figures:
         move(loaded.model, batch["input_ids"].device)
         return run_model(loaded.model, batch, ()).logits
 
+    size = settings.evaluation.batch_size or task.forward_rows
     features = tokenize(test, loaded.tokenizer, task, settings.data)
-    batches = forward_batches(features, collator(loaded.tokenizer, task), settings.evaluation.batch_size)
+    batches = forward_batches(features, collator(loaded.tokenizer, task), size)
     outputs, _ = outputs_of(run, task, test, features, to_device(batches))
     references_N, sources_N = task.references(test), np.asarray(test["source"])
     parts = {"all": np.ones(len(test), dtype=bool)}

@@ -341,7 +341,7 @@ class DistillationSettings(Section):
     layer_reduction: Literal["mean", "sum"] = "mean"
     """How the layers' losses are joined."""
     mask_padding: bool = True
-    """Leave padded positions out of the layer loss."""
+    """Leave padded positions out of the layer loss, and out of predictions that a model makes per token."""
     student_filter_init: Literal["ridge", "stage_one", "random"] = "ridge"
     """Start the student's filters by ridge regression on the teacher's, as stage I left them, or at random."""
     ridge_penalty: Positive = 1e-3
@@ -363,8 +363,8 @@ class DistillationSettings(Section):
 class EvaluationSettings(Section):
     """How models are measured on the test split."""
 
-    batch_size: Count = 64
-    """Rows per forward pass."""
+    batch_size: Count | None = None
+    """Texts of a forward pass; None takes 64, or 4 of a language model, whose answers are large."""
     control: bool = True
     """Also train the student start on for the same steps without a teacher, as the control that gates compare with."""
     latency_batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 32)

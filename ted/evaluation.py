@@ -93,7 +93,8 @@ def evaluate_models(settings: Settings, data: Path, models: Mapping[str, Path], 
     dataset = load_from_disk(str(data))
     task, test = get_task(settings.task, labels_of(dataset)), dataset["test"]
     subjects = [_subject(name, folder, test, task, settings) for name, folder in models.items()]
-    outputs = {subject.name: _outputs(subject, task, test, settings.evaluation.batch_size) for subject in subjects}
+    batch_size = settings.evaluation.batch_size or task.forward_rows
+    outputs = {subject.name: _outputs(subject, task, test, batch_size) for subject in subjects}
     answers = Answers(task, test, task.references(test), outputs)
     evaluation = {
         "task": task.kind,

@@ -37,6 +37,9 @@ OF_TASKS: dict[str, frozenset[TaskKind]] = {
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }
 
+# Kinds of task whose model makes a prediction per token: padded ones among them count or not.
+PER_TOKEN: frozenset[TaskKind] = frozenset({"question_answering", "token_classification", "causal_lm"})
+
 # Kinds of task that read a long text in windows. A window must hold more new tokens than special and shared ones.
 WINDOWED: frozenset[TaskKind] = frozenset({"question_answering", "token_classification"})
 MIN_WINDOW = 16
@@ -75,6 +78,12 @@ def problems(settings: Settings) -> list[str]:
         found.append(
             "distillation.student_filter_init is ridge, which aligns linear filters only; with "
             "filters.filter_nonlinear set it to stage_one or random"
+        )
+    given = settings.given("distillation.student_filter_init") and settings.distillation.student_filter_init
+    if given == "stage_one" and settings.method in LAYER_METHODS - STAGE_ONE_METHODS:
+        found.append(
+            f"distillation.student_filter_init is stage_one, but method {settings.method} learns no filters there; "
+            "set it to ridge or random"
         )
     found += _without_half_precision(settings)
     if settings.compatibility == "official":
@@ -138,7 +147,9 @@ def _idle_by_method(settings: Settings) -> list[tuple[str, str]]:
     reason = f"method {settings.method} does not use it"
     keys: list[str] = []
     if settings.method not in LAYER_METHODS:
-        keys += ["filters", *(f"distillation.{name}" for name in OF_LAYERS)]
+        acts = settings.method == "kd" and settings.task.kind in PER_TOKEN
+        layers = [name for name in OF_LAYERS if not (acts and name == "mask_padding")]
+        keys += ["filters", *(f"distillation.{name}" for name in layers)]
     elif settings.method not in STAGE_ONE_METHODS:
         keys += [f"filters.{name}" for name in OF_STAGE_ONE]
     if settings.method == "lwd":
@@ -158,6 +169,8 @@ def _idle_by_model(settings: Settings) -> list[tuple[str, str]]:
     idle: list[tuple[str, str]] = []
     if not settings.teacher.finetune:
         idle.append(("teacher.training", "teacher.finetune is false"))
+        if settings.student.model is not None and not settings.resolved().filters.backbone_dropout:
+            idle.append(("teacher.dropout", "the teacher does not train, and student.model has its own"))
         if settings.method == "finetune":
             idle.append(("teacher.attn_implementation", "the teacher neither trains nor teaches"))
     if settings.student.num_layers is None:

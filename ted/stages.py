@@ -30,13 +30,13 @@ from ted.models.frozen import FrozenModel, OutputSource
 from ted.models.loading import (
     LoadedModel,
     check_config,
-    check_same_tokenizer,
     find_model,
     load_config,
     load_pretrained,
     load_trained,
     quiet_transformers,
     set_attention,
+    shared_tokenizer,
 )
 from ted.models.student import build_student, new_student
 from ted.objectives import FilterObjective, TaskObjective
@@ -119,7 +119,7 @@ def _new_start(settings: Settings, task: Task) -> LoadedModel:
         loaded = load_pretrained(
             find_model(options.model), task, attention=options.attn_implementation, dropout=options.dropout
         )
-        check_same_tokenizer(teacher.tokenizer, loaded.tokenizer)
+        shared_tokenizer(teacher, loaded)
         return loaded
     if options.config is not None:
         student = new_student(teacher.model, config)
@@ -170,14 +170,14 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     """Stage II: train the student start with the method's loss and write it. Filters are left behind.
 
     Raises:
-        ModelError: teacher and student see different tokens, or their filters do not match.
+        ModelError: teacher and student see different inputs, or their filters do not match.
         NonFiniteError: training diverged.
     """
     stage = load_stage_data(settings, inputs.data)
     teacher, student = _load_side(settings, inputs.teacher, "teacher"), _load_side(settings, inputs.student, "student")
-    check_same_tokenizer(teacher.tokenizer, student.tokenizer)
-    collate = collator(student.tokenizer, stage.task)
-    rows, _ = training_features(stage.dataset, student.tokenizer, stage.task, settings.data)
+    tokenizer = shared_tokenizer(teacher, student)
+    collate = collator(tokenizer, stage.task)
+    rows, _ = training_features(stage.dataset, tokenizer, stage.task, settings.data)
     sides = Sides.load(settings, student.model, inputs.teacher_filters, inputs.student_filters)
     source: OutputSource | None = None
     passes = forward_batches(rows, collate, stage.task.forward_rows)

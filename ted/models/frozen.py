@@ -4,6 +4,7 @@ Letters in names: B rows, C model outputs, L positions, D features, T tokens of 
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,7 @@ TOKEN_LOGITS = "token_logits.npy"  # noqa: S105 - of tokens in a text
 STATES = "states.npy"
 OFFSETS = "offsets.npy"
 KEPT_STORES = 2
+TOKENIZER_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
 
 class ModelOutputs(NamedTuple):
@@ -44,12 +46,20 @@ class OutputSource(Protocol):
 
 
 def run_model(model: PreTrainedModel, batch: Batch, layers: Sequence[int]) -> ModelOutputs:
-    """Return a model's logits and the states after the given layers; `labels` and `index` of the batch are not read."""
-    inputs = {name: tensor for name, tensor in batch.items() if name not in {"labels", "index"}}
+    """Return a model's logits and the states after the given layers.
+
+    Of the batch it reads what a tokenizer makes and its class takes: the other model of a pair may read more.
+    """
+    inputs = {name: tensor for name, tensor in batch.items() if name in model_inputs(model)}
     with _precision(model, batch["input_ids"].device):
         outputs = model(**inputs, output_hidden_states=bool(layers), return_dict=True)
     states = [outputs.hidden_states[layer + 1] for layer in layers] if layers else []
     return ModelOutputs(logits_of(outputs), states)
+
+
+def model_inputs(model: PreTrainedModel) -> frozenset[str]:
+    """Return the inputs of a tokenizer that a model's class takes."""
+    return TOKENIZER_INPUTS & inspect.signature(model.forward).parameters.keys()
 
 
 def logits_of(outputs: Mapping[str, Any]) -> Tensor:
@@ -73,7 +83,11 @@ def move(model: nn.Module, device: torch.device) -> None:
 
 
 class FrozenModel:
-    """A model that is run without gradients; with `dropout`, as the published stage I does, in training mode."""
+    """A model that is run without gradients; with `dropout`, as the published stage I does, in training mode.
+
+    It computes in the precision of its weights, whatever that of the training around it: a teacher that is run on each
+    batch says the same as one whose outputs are kept.
+    """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], *, dropout: bool = False) -> None:
         self.model = model.requires_grad_(False).train(dropout)
@@ -81,8 +95,9 @@ class FrozenModel:
 
     def __call__(self, batch: Batch) -> ModelOutputs:
         """Return the outputs as plain float32 tensors that later gradients may be computed with."""
-        move(self.model, batch["input_ids"].device)
-        with torch.inference_mode():
+        device = batch["input_ids"].device
+        move(self.model, device)
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             outputs = run_model(self.model, batch, self.layers)
         logits_BC, *states = (output.to(torch.float32, copy=True) for output in (outputs.logits, *outputs.states))
         return ModelOutputs(logits_BC, states)

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from ted.errors import ModelError
 from ted.files import sha256_file
 from ted.models.facts import LAST_WIDTH
+from ted.models.frozen import model_inputs
 from ted.tasks import Task
 
 
@@ -102,9 +103,11 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     """Return where the model `name` lies: a local folder, an installed distribution or the hub.
 
     Raises:
-        ModelError: an installed model's files are not the known ones.
+        ModelError: an installed model's files are not the known ones, or a folder is to have a revision.
     """
     if Path(name).is_dir():
+        if revision is not None:
+            raise ModelError(f"{name} is a folder, which has no revision {revision!r}; remove the revision")
         return ModelSource(str(Path(name).resolve()), local=True)
     installed = INSTALLED_MODELS.get(name)
     folder = _installed_folder(installed) if installed and revision is None else None
@@ -385,6 +388,24 @@ def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTo
             f"teacher and student cut {PROBE!r} into different tokens: {ids[0]} and {ids[1]}; "
             "take a student with the teacher's tokenizer"
         )
+
+
+def shared_tokenizer(teacher: LoadedModel, student: LoadedModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that makes everything that teacher and student read; each model takes what it knows.
+
+    Raises:
+        ModelError: the two tokenizers differ, or a model would read what its own tokenizer does not make.
+    """
+    check_same_tokenizer(teacher.tokenizer, student.tokenizer)
+    ours, theirs = (set(side.tokenizer.model_input_names) for side in (teacher, student))
+    for name, side, others in (("teacher", teacher, theirs - ours), ("student", student, ours - theirs)):
+        if read := sorted(others & model_inputs(side.model)):
+            other = "student" if name == "teacher" else "teacher"
+            raise ModelError(
+                f"the tokenizer of the {other} makes {', '.join(read)}, that of the {name} does not, though its model "
+                "reads it: layers of different inputs cannot be matched; take a student with the teacher's tokenizer"
+            )
+    return student.tokenizer if theirs >= ours else teacher.tokenizer
 
 
 def head_of(config: Any) -> str | None:  # noqa: ANN401 - each architecture has its own class

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -70,14 +71,18 @@ def new_student(teacher: PreTrainedModel, config: PreTrainedConfig) -> PreTraine
     """Return a model of the teacher's class with random weights.
 
     Raises:
-        ModelError: the class cannot be built from the configuration.
+        ModelError: the class cannot be built from the configuration, or cannot read a text then.
     """
     try:
-        return type(teacher)(config)
-    except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
+        student = type(teacher)(config)
+        # Values that do not fit together often show where they first meet.
+        with torch.no_grad():
+            student.train(False)(input_ids=torch.zeros(1, 2, dtype=torch.long))
+    except (ValueError, TypeError, RuntimeError, IndexError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             f"student.config gives values that {type(teacher).__name__} cannot be built from: {_reason(error)}"
         ) from error
+    return student
 
 
 def chosen_config(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:

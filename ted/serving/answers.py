@@ -3,6 +3,7 @@
 Letters in names: L positions, C outputs.
 """
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from ted.errors import BundleError
+from ted.errors import BundleError, DataError
 from ted.serving.spans import Window, best_span
 from ted.serving.tags import NO_TAG, NO_WORD, answered_words, find_spans, mark_entities, word_bounds
 
@@ -107,8 +108,19 @@ class MaskAnswerer(Answerer):
     """`{"tokens"}`: a `{"token", "probability"}` for each mask of the text."""
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
-        """Return the likeliest token for each mask."""
-        masks = [place for place, token in enumerate(windows[0].tokens) if token == self.task["mask_token"]]
+        """Return the likeliest token for each mask.
+
+        Raises:
+            DataError: a mask stands behind the last token that is read.
+        """
+        assert isinstance(text, str)
+        mask = self.task["mask_token"]
+        masks = [place for place, token in enumerate(windows[0].tokens) if token == mask]
+        if len(masks) < (wanted := text.count(mask)):
+            raise DataError(
+                f"{reprlib.repr(text)} holds {wanted} {mask}, but {len(masks)} of them stand within the "
+                f"{len(windows[0].ids)} tokens that are read; shorten the text"
+            )
         tokens = []
         for place in masks:
             likeliest = int(np.argmax(logits[0][place]))
