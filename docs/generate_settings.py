@@ -31,7 +31,8 @@ TRAINING = """\
 ## training
 
 The fields of `teacher.training`, `student.training`, `filters.training` and `distillation.training`. The four middle
-columns are their values without the field.
+columns are their values without the field. `filters.student_training` has the fields and the values of
+`filters.training`.
 
 """
 OFFICIAL = """\

@@ -8,25 +8,28 @@ import hashlib
 import math
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from datasets import Dataset
 from rich.table import Table
+from torch import nn
 from transformers import PreTrainedModel
 
-from ted.config import Settings
+from ted.config import Settings, TrainingSettings
 from ted.data.sources import load_dataset, select_rows
+from ted.distillation import Side, new_filters
 from ted.files import read_json, write_json
+from ted.filters import TaskAwareFilters
 from ted.matching import layer_pairs, student_config, teacher_config
 from ted.methods import METHODS
 from ted.models.frozen import logits_of, move, store_bytes
 from ted.models.loading import find_model, load_tokenizer
 from ted.run_record import code_digest
-from ted.stages import num_steps
+from ted.stages import learned_in_stage_one, num_steps
 from ted.tasks import Task, get_task
 
 SAMPLED_ROWS = 256
@@ -130,7 +133,7 @@ def _key(settings: Settings) -> str:
         place = Path(name) if name else None
         files = [] if place is None else sorted(place.rglob("*")) if place.is_dir() else [place]
         stamps += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    parts = (settings.model_dump_json(), stamps, code_digest(), torch.get_num_threads())
+    parts = (settings.model_dump_json(), stamps, code_digest(), torch.get_num_threads(), str(_device()))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -209,59 +212,119 @@ def _lengths(settings: Settings, rows: Dataset) -> tuple[list[int], float]:
 
 
 def _stage_forecasts(load: _Load, kept_bytes: int) -> list[StageForecast]:
-    settings = load.settings
-    rows = load.labelled + load.unlabelled
-    teacher_step, teacher_forward = _seconds(load, load.teacher)
-    student_step, student_forward = _seconds(load, load.student)
-    distilled = num_steps(settings.distillation.training, rows)
-    teacher_pass = None if teacher_forward is None else teacher_forward * rows / _batch_rows(load)
-    student_pass = None if student_forward is None else student_forward * rows / _batch_rows(load)
-    live = 0 if kept_bytes else (teacher_forward or 0) * distilled
-    finetuned = num_steps(settings.teacher.training, load.labelled) if settings.teacher.finetune else 0
-    started = num_steps(settings.student.training, load.labelled) if settings.student.finetune else 0
-    forecasts = [
-        _trained(load, "finetune_teacher", load.teacher, finetuned, teacher_step, 0.0),
-        _trained(load, "prepare_student", load.student, started, student_step, 0.0),
-        _passed(load, "learn_teacher_filters", load.teacher, teacher_pass, kept_bytes),
-        _trained(load, "distill_student", load.student, distilled, student_step, live + (student_pass or 0)),
+    settings, method = load.settings, METHODS[load.settings.method]
+    teacher, student = _seconds(load, load.teacher), _seconds(load, load.student)
+    batches = (load.labelled + load.unlabelled) / _batch_rows(load)
+    noisy, distillation = settings.filters.backbone_dropout, settings.distillation.training
+    live = teacher.forward if method.uses_teacher and not kept_bytes else 0.0
+    stages = [
+        *_finetuned(load, teacher.step, student.step),
+        *_stage_one(load, teacher.forward if noisy else live, student.forward),
+        _trained(load, "distill_student", load.student, distillation, student.step + live),
     ]
     if settings.evaluation.control:
-        forecasts.append(_trained(load, "finetune_control", load.student, distilled, student_step, 0.0))
-    tested = 0.0
-    for forward, count in ((teacher_forward, 1), (student_forward, 3)):
-        tested += (forward or 0.0) * count * load.held_out / _batch_rows(load)
-    forecasts.append(_passed(load, "evaluate_models", load.teacher, tested, 0))
+        stages.append(_trained(load, "finetune_control", load.student, distillation, student.step))
+    # What is read once: by the step that first keeps the teacher's outputs, and by the one that aligns the filters.
+    once = {"distill_student": student.forward * batches if method.uses_layers else 0.0}
+    if kept_bytes:
+        first = noisy or not any(stage.step == "learn_teacher_filters" for stage in stages)
+        keeper = "distill_student" if first else "learn_teacher_filters"
+        once[keeper] = once.get(keeper, 0.0) + teacher.forward * batches
+        stages = [_with_disk(stage, kept_bytes) if stage.step == keeper else stage for stage in stages]
+    stages = [replace(stage, seconds=(stage.seconds or 0.0) + once.get(stage.step, 0.0)) for stage in stages]
+    tested = (teacher.forward + 3 * student.forward) * load.held_out / _batch_rows(load)
+    memory = 4 * load.teacher.num_parameters() + _activation_bytes(load, load.teacher) // 8
+    stages.append(StageForecast("evaluate_models", 0, tested, LIBRARIES_MIB + memory // MIB, 0))
     exported = int(BUNDLE_BYTES * load.student.num_parameters())
-    forecasts.append(StageForecast("export_onnx", 0, EXPORT_SECONDS, LIBRARIES_MIB, exported // MIB))
-    return forecasts
+    stages.append(StageForecast("export_onnx", 0, EXPORT_SECONDS, LIBRARIES_MIB, exported // MIB))
+    return [replace(stage, seconds=None) if math.isnan(stage.seconds or 0.0) else stage for stage in stages]
+
+
+def _finetuned(load: _Load, teacher_step: float, student_step: float) -> list[StageForecast]:
+    """Return the steps that train a whole model on the labelled rows; without training they only write it."""
+    settings = load.settings
+    models = (
+        ("finetune_teacher", load.teacher, settings.teacher, teacher_step),
+        ("prepare_student", load.student, settings.student, student_step),
+    )
+    return [
+        _trained(load, step, model, options.training, seconds)
+        if options.finetune
+        else StageForecast(step, 0, 0.0, LIBRARIES_MIB + _weights(model) // MIB, _weights(model) // MIB)
+        for step, model, options, seconds in models
+    ]
+
+
+def _stage_one(load: _Load, teacher_seconds: float, student_seconds: float) -> list[StageForecast]:
+    """Return the trainings of filters that stage I has, given the seconds in which each model reads a batch."""
+    settings, task = load.settings, _task(load.settings)
+    sides: tuple[tuple[Side, PreTrainedModel, float], ...] = (
+        ("teacher", load.teacher, teacher_seconds),
+        ("student", load.student, student_seconds),
+    )
+    stages = []
+    for side, model, read in sides:
+        if not learned_in_stage_one(settings, side):
+            continue
+        filters = new_filters(settings, model.config.hidden_size, side)
+        assert filters is not None
+        heads = task.filter_heads(len(filters.layers), filters.output_dim, settings.filters, model)
+        training = settings.filters.training_of(side)
+        updates, batches = num_steps(training, load.labelled), _batches_per_update(load, training)
+        seconds = updates * batches * (read + _filter_seconds(load, filters, heads))
+        learnt = sum(parameter.numel() for part in (filters, heads) for parameter in part.parameters())
+        logits = task.num_logits(1, load.longest, model.config.vocab_size) * training.per_device_train_batch_size
+        memory = _weights(model) + _activation_bytes(load, model) // 8 + ADAMW_BYTES * learnt + 2 * 4 * logits
+        disk = (4 + 2 * CHECKPOINT_BYTES) * learnt
+        stages.append(
+            StageForecast(f"learn_{side}_filters", updates, seconds, LIBRARIES_MIB + memory // MIB, disk // MIB)
+        )
+    return stages
 
 
 def _trained(
-    load: _Load, step: str, model: PreTrainedModel, updates: int, seconds: float | None, extra: float
+    load: _Load, step: str, model: PreTrainedModel, training: TrainingSettings, seconds: float
 ) -> StageForecast:
+    distills = step in {"distill_student", "finetune_control"}
+    updates = num_steps(training, load.labelled + (load.unlabelled if distills else 0))
     parameters = model.num_parameters()
-    memory = ADAMW_BYTES * parameters + _activation_bytes(load, model)
-    if step == "distill_student":
-        memory += 4 * load.teacher.num_parameters() + _activation_bytes(load, load.teacher) // 8
-    disk = 4 * parameters + (2 * CHECKPOINT_BYTES * parameters if updates else 0)
-    total = None if seconds is None else updates * seconds + extra
+    memory = ADAMW_BYTES * parameters + _activation_bytes(load, model, training)
+    if step == "distill_student" and METHODS[load.settings.method].uses_teacher:
+        width = 2 if load.settings.teacher.dtype == "bfloat16" else 4
+        memory += width * load.teacher.num_parameters() + _activation_bytes(load, load.teacher) // 8
+    disk = (4 + 2 * CHECKPOINT_BYTES) * parameters
+    total = updates * _batches_per_update(load, training) * seconds
     return StageForecast(step, updates, total, LIBRARIES_MIB + memory // MIB, disk // MIB)
 
 
-def _passed(load: _Load, step: str, model: PreTrainedModel, seconds: float | None, disk: int) -> StageForecast:
-    memory = 4 * model.num_parameters() + _activation_bytes(load, model) // 8
-    return StageForecast(step, 0, seconds, LIBRARIES_MIB + memory // MIB, disk // MIB)
+def _with_disk(stage: StageForecast, kept_bytes: int) -> StageForecast:
+    return replace(stage, disk_mib=stage.disk_mib + kept_bytes // MIB)
 
 
-def _activation_bytes(load: _Load, model: PreTrainedModel) -> int:
+def _weights(model: PreTrainedModel) -> int:
+    """Return the bytes of a model's float32 weights."""
+    return 4 * model.num_parameters()
+
+
+def _batches_per_update(load: _Load, training: TrainingSettings) -> float:
+    """Return an update's rows relative to the batch that is timed."""
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps / _batch_rows(load)
+
+
+def _activation_bytes(load: _Load, model: PreTrainedModel, training: TrainingSettings | None = None) -> int:
     """Return float32 activations kept for a backward pass on the longest batch (arXiv 2205.05198, equation 1).
 
-    The logits count twice: they have a gradient.
+    The logits count twice: they have a gradient. With gradient checkpointing, a layer's input is kept and one layer
+    at a time is computed again.
     """
-    config, rows = model.config, _batch_rows(load)
+    config = model.config
+    rows = _batch_rows(load) if training is None else training.per_device_train_batch_size
     per_token = config.hidden_size * 2 * 34 + 2 * 5 * config.num_attention_heads * load.longest
+    per_token *= config.num_hidden_layers
+    if training is not None and training.gradient_checkpointing:
+        per_token = per_token // config.num_hidden_layers + 4 * config.hidden_size * config.num_hidden_layers
     num_logits = _task(load.settings).num_logits(rows, rows * load.longest, config.vocab_size)
-    return int(rows * load.longest * config.num_hidden_layers * per_token) + 2 * 4 * num_logits
+    return int(rows * load.longest * per_token) + 2 * 4 * num_logits
 
 
 def _batch_rows(load: _Load) -> int:
@@ -279,10 +342,17 @@ def _device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def _seconds(load: _Load, model: PreTrainedModel) -> tuple[float | None, float | None]:
-    """Return the seconds of a training step and of a forward pass on a batch of usual length."""
+class _Seconds(NamedTuple):
+    """Seconds of a training step and of a forward pass; NaN where the model is too large to be tried."""
+
+    step: float
+    forward: float
+
+
+def _seconds(load: _Load, model: PreTrainedModel) -> _Seconds:
+    """Time a model on a batch of usual length."""
     if model.num_parameters() > LARGEST_TIMED:
-        return None, None
+        return _Seconds(math.nan, math.nan)
     device = _device()
     move(model, device)
     shape = (_batch_rows(load), round(load.tokens_per_row))
@@ -291,7 +361,25 @@ def _seconds(load: _Load, model: PreTrainedModel) -> tuple[float | None, float |
     steps = [_timed_step(model, input_ids, optimizer) for _ in range(TIMED_STEPS)]
     with torch.inference_mode():
         passes = [_timed(lambda: logits_of(model(input_ids=input_ids)).sum().item()) for _ in range(TIMED_STEPS)]
-    return min(steps), min(passes)
+    return _Seconds(min(steps), min(passes))
+
+
+def _filter_seconds(load: _Load, filters: TaskAwareFilters, heads: nn.ModuleList) -> float:
+    """Return the seconds of a training step of filters and their heads on states of a batch of usual length."""
+    device, shape = _device(), (_batch_rows(load), round(load.tokens_per_row))
+    move(filters, device)
+    move(heads, device)
+    state_BLD, mask_BL = torch.randn(*shape, filters.input_dim, device=device), torch.ones(shape, device=device)
+    parameters = [parameter for part in (filters, heads) for parameter in part.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for head, filtered_BLF in zip(heads, filters.filter_states([state_BLD] * len(heads)), strict=True):
+            torch.autograd.backward(head(filtered_BLF, mask_BL).square().mean())
+        optimizer.step()
+
+    return min(_timed(step) for _ in range(TIMED_STEPS))
 
 
 def _timed_step(model: PreTrainedModel, input_ids: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:

@@ -156,7 +156,7 @@ def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: 
     stage = load_stage_data(settings, data)
     filters = new_filters(settings, load_config(find_model(str(model))).hidden_size, side)
     metrics: Metrics = {**UNTRAINED, "probes": {}}
-    if filters is not None and _learned_in_stage_one(settings, side):
+    if filters is not None and learned_in_stage_one(settings, side):
         metrics = _learn(settings, stage, model, side, filters)
     with atomic_folder(out) as folder:
         if filters is not None:
@@ -225,7 +225,8 @@ def num_steps(training: TrainingSettings, num_rows: int) -> int:
     return math.ceil(training.num_train_epochs * math.ceil(batches / training.gradient_accumulation_steps))
 
 
-def _learned_in_stage_one(settings: Settings, side: Side) -> bool:
+def learned_in_stage_one(settings: Settings, side: Side) -> bool:
+    """Return whether stage I learns the filters of a side, rather than leaving them as they start."""
     if METHODS[settings.method].teacher_filters != "learned":
         return False
     return side == "teacher" or settings.distillation.student_filter_init == "stage_one"

@@ -235,6 +235,8 @@ def _from_pretrained(auto_class: Any, source: ModelSource, attention: str | None
     try:
         return auto_class.from_pretrained(source.location, **options, **source.options)
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        if attention is not None and "attention" in str(error).lower():
+            raise ModelError(f"{source.location} cannot take attention {attention}: {error}") from error
         raise ModelError(_cannot_load("model", source, error)) from error
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,11 @@ from ted.errors import DataError, ModelError
 from ted.forecast import forecast
 from ted.models.frozen import store_bytes
 from ted.models.loading import find_model, load_config
+
+
+def changed(settings: Settings, section: str, **values: Any) -> Settings:
+    """Return settings with values of a section changed."""
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=values)})
 
 
 @pytest.fixture
@@ -39,6 +45,50 @@ def test_rows_updates_and_sizes_are_counted(settings: Settings) -> None:
     assert result.memory_mib >= module.LIBRARIES_MIB
     assert result.seconds is not None
     assert result.seconds > 0
+
+
+def stages_of(settings: Settings) -> dict[str, module.StageForecast]:
+    return {stage.step: stage for stage in forecast(settings).stages}
+
+
+def test_each_side_that_learns_its_filters_has_a_step(settings: Settings) -> None:
+    assert "learn_student_filters" not in stages_of(settings)
+    both = changed(settings, "distillation", student_filter_init="stage_one")
+    found = stages_of(both)
+    for side in ("teacher", "student"):
+        assert found[f"learn_{side}_filters"].updates == settings.filters.training.max_steps
+        assert found[f"learn_{side}_filters"].seconds
+
+
+def test_a_method_without_teacher_does_not_pay_for_it(settings: Settings) -> None:
+    alone = Settings.model_validate({**settings.model_dump(), "method": "finetune"})
+    found = stages_of(alone)
+    assert "learn_teacher_filters" not in found
+    assert found["distill_student"].memory_mib == found["finetune_control"].memory_mib
+
+
+def test_a_larger_batch_takes_memory_that_gradient_checkpointing_gives_back(settings: Settings) -> None:
+    training = settings.distillation.training
+    wide = training.model_copy(update={"per_device_train_batch_size": 4096})
+    spare = wide.model_copy(update={"gradient_checkpointing": True})
+    sizes = [
+        stages_of(changed(settings, "distillation", training=each))["distill_student"].memory_mib
+        for each in (training, spare, wide)
+    ]
+    assert sizes == sorted(set(sizes))
+
+
+def test_a_step_that_does_not_train_takes_no_time(settings: Settings) -> None:
+    found = stages_of(changed(settings, "teacher", finetune=False))["finetune_teacher"]
+    assert (found.updates, found.seconds) == (0, 0.0)
+
+
+def test_a_model_that_is_too_large_to_be_tried_has_no_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST_TIMED", 1)
+    result = forecast(settings)
+    assert result.seconds is None
+    assert {stage.step: stage.seconds for stage in result.stages}["export_onnx"] == module.EXPORT_SECONDS
+    assert {stage.step: stage.seconds for stage in result.stages}["distill_student"] is None
 
 
 def test_a_forecast_is_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerBase
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from benchmarks.tiny import LABELS, new_data, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, WORDS, new_data, new_tokenizer, write_backbone
 from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, Collator, collator, forward_batches, tokenize
 from ted.models import frozen
-from ted.models.frozen import FrozenModel, OutputStore, keep_outputs, run_model, store_bytes, store_key
+from ted.models.frozen import FrozenModel, OutputStore, keep_outputs, model_inputs, run_model, store_bytes, store_key
 from ted.models.loading import LoadedModel, find_model, load_pretrained
 from ted.tasks import get_task
 
@@ -122,6 +122,23 @@ def test_flash_attention_is_given_half_precision(
     assert seen == {torch.bfloat16}
     assert outputs.logits.dtype == torch.float32
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_training_in_lower_precision_leaves_its_teacher_as_it_is(loaded: LoadedModel, batch: Batch) -> None:
+    """Kept outputs are computed outside of autocast: those of a live teacher must be the same."""
+    teacher = FrozenModel(loaded.model, LAYERS)
+    expected = teacher(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = teacher(batch)
+    for ours, theirs in zip((outputs.logits, *outputs.states), (expected.logits, *expected.states), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_model_reads_what_its_class_takes(loaded: LoadedModel, batch: Batch) -> None:
+    config = DistilBertConfig(vocab_size=len(WORDS), dim=32, hidden_dim=32, n_layers=2, n_heads=2)
+    model = DistilBertModel(config)
+    assert model_inputs(model) == {"input_ids", "attention_mask"}
+    assert model_inputs(loaded.model) == {"input_ids", "attention_mask", "token_type_ids"} <= batch.keys()
 
 
 def test_dropout_is_off_unless_asked_for(loaded: LoadedModel, batch: Batch) -> None:

@@ -15,8 +15,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertModel,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -26,9 +29,11 @@ from benchmarks.tiny import LABELS, WORDS, new_config, new_tokenizer, spread_wei
 from ted.config import TaskSettings
 from ted.errors import ModelError
 from ted.models import loading
+from ted.models.frozen import model_inputs
 from ted.models.loading import (
     INSTALLED_MODELS,
     InstalledModel,
+    LoadedModel,
     ModelSource,
     check_config,
     check_length,
@@ -42,6 +47,7 @@ from ted.models.loading import (
     load_trained,
     set_attention,
     set_dropout,
+    shared_tokenizer,
 )
 from ted.tasks import Task, get_task
 
@@ -77,6 +83,8 @@ class TestFinding:
         source = find_model("model")
         assert source == ModelSource(str(tmp_path / "model"), local=True)
         assert source.options["local_files_only"]
+        with pytest.raises(ModelError, match=r"model is a folder, which has no revision 'v1'; remove the revision"):
+            find_model("model", "v1")
 
     def test_another_name_is_a_hub_id(self) -> None:
         source = find_model("org/model", "v1")
@@ -299,6 +307,39 @@ class TestSameTokenizer:
             check_same_tokenizer(new_tokenizer(), tokenizer)
 
 
+class TestSharedTokenizer:
+    @pytest.fixture
+    def models(self) -> dict[str, LoadedModel]:
+        """Two models of one vocabulary, of which one reads the segments of a pair and the other cannot."""
+        two, one = new_tokenizer(), new_tokenizer()
+        one.model_input_names = ["input_ids", "attention_mask"]
+        distilbert = DistilBertConfig(vocab_size=len(WORDS), dim=32, hidden_dim=32, n_layers=2, n_heads=2)
+        return {
+            "bert": LoadedModel(BertModel(new_config()), two),
+            "distilbert": LoadedModel(DistilBertModel(distilbert), one),
+            "blind": LoadedModel(BertModel(new_config()), one),
+        }
+
+    @pytest.mark.parametrize(("teacher", "student"), [("bert", "distilbert"), ("distilbert", "bert"), ("bert", "bert")])
+    def test_it_makes_what_either_model_reads(self, models: dict[str, LoadedModel], teacher: str, student: str) -> None:
+        tokenizer = shared_tokenizer(models[teacher], models[student])
+        batch = dict(tokenizer(["the film"], ["is good"], return_tensors="pt"))
+        assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1]]
+        for name in (teacher, student):
+            model = models[name].model.train(mode=False)
+            expected = model(**models[name].tokenizer(["the film"], ["is good"], return_tensors="pt"))
+            outputs = model(**{name: batch[name] for name in model_inputs(model)})
+            assert torch.equal(outputs.last_hidden_state, expected.last_hidden_state)
+
+    @pytest.mark.parametrize(("teacher", "student"), [("bert", "blind"), ("blind", "bert")])
+    def test_a_model_that_would_read_more_than_its_tokenizer_makes_is_refused(
+        self, models: dict[str, LoadedModel], teacher: str, student: str
+    ) -> None:
+        other, blind = ("teacher", "student") if teacher == "bert" else ("student", "teacher")
+        with pytest.raises(ModelError, match=rf"tokenizer of the {other} makes token_type_ids, that of the {blind} d"):
+            shared_tokenizer(models[teacher], models[student])
+
+
 def test_texts_longer_than_the_positions_are_refused() -> None:
     with pytest.raises(ModelError, match=r"data\.max_length is 65, but m has 64 positions; lower it"):
         check_length(new_config(), 65, "m")
@@ -361,7 +402,7 @@ class TestAttention:
         assert load_trained(tmp_path / "b").model.config._attn_implementation == "sdpa"
 
     def test_one_whose_library_is_not_installed_is_named(self, backbone: ModelSource) -> None:
-        with pytest.raises(ModelError, match=r"(?i)the model of .* cannot be loaded \(.*flash.?attention.*not"):
+        with pytest.raises(ModelError, match=r"(?i) cannot take attention flash_attention_2: .*flash.?attention.*not"):
             load_pretrained(backbone, CLASSIFICATION, attention="flash_attention_2")
 
     def test_a_model_that_was_built_takes_it(self) -> None:

@@ -206,6 +206,16 @@ class TestChangedConfig:
         with pytest.raises(ModelError, match=r"student\.config gives values that .* cannot be built from: .*32.*5"):
             new_student(teacher, changed_config(teacher.config, {"num_attention_heads": 5}))
 
+    def test_more_layers_than_are_listed_are_refused(self) -> None:
+        teacher = new_teacher("modernbert")
+        with pytest.raises(ModelError, match=r"student\.config gives values that ModernBert.* cannot be built from"):
+            new_student(teacher, changed_config(teacher.config, {"num_hidden_layers": 6}))
+
+    def test_values_that_first_meet_while_a_text_is_read_are_refused(self) -> None:
+        teacher = new_teacher("deberta-v3", pooler_hidden_size=32)
+        with pytest.raises(ModelError, match=r"student\.config gives values that DebertaV2.* cannot be built from"):
+            new_student(teacher, changed_config(teacher.config, {"hidden_size": 24, "num_attention_heads": 2}))
+
 
 def test_a_layer_beyond_the_stack_is_refused() -> None:
     with pytest.raises(ModelError, match=r"student\.layers holds 4, but the teacher has layers 0 to 3"):

@@ -5,6 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, processors
 
+from benchmarks.tiny import new_tokenizer
+from ted.errors import DataError
 from ted.serving.answers import Answer, new_answerer, softmax
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Ada", "Love", "##lace", "in", "Lon", "##don", "."]
@@ -92,3 +94,27 @@ def test_padding_that_came_later_changes_nothing() -> None:
 @pytest.mark.parametrize("text", ["", " \n", "in"])
 def test_nothing_found_is_an_empty_list(text: str) -> None:
     assert answer(text, {}, ENTITIES) == {"spans": []}
+
+
+class TestMasks:
+    @pytest.fixture
+    def tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(new_tokenizer().backend_tokenizer.to_str())
+        tokenizer.enable_truncation(8)
+        return tokenizer
+
+    def answer(self, text: str, word: str, tokenizer: Tokenizer) -> Answer:
+        """Return the answer of a model that expects one word everywhere."""
+        window = tokenizer.encode(text)
+        logits = np.zeros((len(window.ids), tokenizer.get_vocab_size()), np.float32)
+        logits[:, tokenizer.token_to_id(word)] = 9.0
+        answerer = new_answerer({"kind": "masked_lm", "mask_token": "[MASK]"}, tokenizer)
+        return answerer.answer(text, [window], [logits])
+
+    def test_every_mask_gets_its_likeliest_token(self, tokenizer: Tokenizer) -> None:
+        found = self.answer("the [MASK] film is [MASK]", "good", tokenizer)
+        assert [token["token"] for token in found["tokens"]] == ["good", "good"]
+
+    def test_a_mask_behind_the_last_token_that_is_read_is_refused(self, tokenizer: Tokenizer) -> None:
+        with pytest.raises(DataError, match=r"holds 2 \[MASK\], but 1 of them stand within the 8 tokens that are read"):
+            self.answer("the [MASK] film is very very good and [MASK]", "good", tokenizer)
