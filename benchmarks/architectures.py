@@ -1,9 +1,9 @@
 """Take a tiny random model of each supported architecture through every stage, from fine-tuning to a proven export.
 
-    python -m benchmarks.architectures [NAME...]
+    python -m benchmarks.architectures [NAME...] [--tasks KIND...]
 
-Prints a JSON line per architecture: `name`, `passed`, `max_abs_difference` between the exported and the trained student
-over all shapes, `seconds`, and `problem` where it did not pass.
+Prints a JSON line per architecture and kind of head that it has: `name`, `task`, `passed`, `max_abs_difference` between
+the exported and the trained student over all shapes, `seconds`, and `problem` where it did not pass.
 """
 
 import argparse
@@ -23,8 +23,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 
 from benchmarks.tiny import BAD, FILLING, GOOD, distillation_inputs, new_data, new_settings, write_model
 from ted import stages
+from ted.config import TaskKind
 from ted.errors import TedError
 from ted.export.bundle import export_bundle
+from ted.models.loading import HEADS
+from ted.tasks import get_task
+from ted.tasks.registry import TASKS
 
 VOCABULARY = 400
 """Rows of every embedding; more than any tokenizer below has tokens."""
@@ -212,50 +216,73 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3": Architecture("Gemma3TextConfig", GEMMA, _unigram, {**ROTARY, **KINDS, "sliding_window": 8}),
     "opt": Architecture("OPTConfig", OPT, _byte_level, {"ffn_dim": 48, "word_embed_proj_dim": 32}),
 }
-EVALUATION: dict[str, Any] = {
-    "primary_metric": "accuracy",
-    "higher_is_better": True,
-    "rows": 16,
-    "models": {"student": {"metrics": {}, "slices": {}, "agreement": None, "parameters": 0}},
-}
+HEADS_TRIED: tuple[TaskKind, ...] = (
+    "classification",
+    "token_classification",
+    "question_answering",
+    "masked_lm",
+    "causal_lm",
+)
+"""A kind of task for each kind of head."""
 
 
-def take_through(architecture: Architecture, folder: Path) -> dict[str, Any]:
+def tasks_of(architecture: Architecture) -> tuple[TaskKind, ...]:
+    """Return the kinds of task, one per kind of head, that the architecture has a model for.
+
+    An encoder that transformers can also run as a decoder is not trained as one.
+    """
+    kind = architecture.new_config(architecture.new_tokenizer()).model_type
+    found = [task for task in HEADS_TRIED if kind in HEADS[TASKS[task].auto_class]]
+    return tuple(task for task in found if task != "causal_lm" or "masked_lm" not in found)
+
+
+def take_through(architecture: Architecture, folder: Path, kind: TaskKind = "classification") -> dict[str, Any]:
     """Run every stage on a tiny model of the architecture and return the manifest of the exported bundle."""
-    new_data("classification").save_to_disk(str(folder / "data"))
+    new_data(kind).save_to_disk(str(folder / "data"))
     architecture.write_backbone(folder / "backbone")
-    settings = new_settings(folder, export={"int8": False}, data={"max_length": 40})
+    windows = {"stride": 4} if kind in {"token_classification", "question_answering"} else {}
+    settings = new_settings(folder, task={"kind": kind}, export={"int8": False}, data={"max_length": 40, **windows})
+    task = get_task(settings.task)
+    evaluation = {
+        "primary_metric": task.primary_metric,
+        "higher_is_better": task.higher_is_better,
+        "rows": 16,
+        "models": {"student": {"metrics": {}, "slices": {}, "agreement": None, "parameters": 0}},
+    }
     data, teacher, start = folder / "data", folder / "teacher", folder / "student_start"
     stages.finetune_teacher(settings, data, teacher)
     stages.prepare_student(settings, data, start)
     stages.learn_filters(settings, data, teacher, "teacher", folder / "teacher_filters")
     stages.learn_filters(settings, data, start, "student", folder / "student_filters")
     stages.distill_student(settings, distillation_inputs(folder), folder / "student")
-    return export_bundle(settings, folder / "student", data, EVALUATION, 1, folder / "bundles")
+    return export_bundle(settings, folder / "student", data, evaluation, 1, folder / "bundles")
 
 
-def report(name: str, folder: Path) -> dict[str, Any]:
-    """Return what became of an architecture."""
+def report(name: str, task: TaskKind, folder: Path) -> dict[str, Any]:
+    """Return what became of an architecture on a kind of task."""
     started = time.monotonic()
-    row: dict[str, Any] = {"name": name, "passed": True, "max_abs_difference": None}
+    row: dict[str, Any] = {"name": name, "task": task, "passed": True, "max_abs_difference": None}
     try:
-        row["max_abs_difference"] = take_through(ARCHITECTURES[name], folder)["parity"]["max_abs_difference"]
+        row["max_abs_difference"] = take_through(ARCHITECTURES[name], folder, task)["parity"]["max_abs_difference"]
     except TedError as error:
         row |= {"passed": False, "problem": str(error)}
     return {**row, "seconds": round(time.monotonic() - started, 1)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line per architecture; return 1 if one did not pass."""
+    """Print a line per architecture and task; return 1 if one did not pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(ARCHITECTURES), help="all if none is given")
-    names = parser.parse_args(arguments).names
+    parser.add_argument("--tasks", nargs="+", choices=HEADS_TRIED, default=HEADS_TRIED, help="all if none is given")
+    parsed = parser.parse_args(arguments)
+    names = parsed.names
     if unknown := sorted(set(names) - set(ARCHITECTURES)):
         parser.error(f"no such architectures: {', '.join(unknown)}; known are {', '.join(ARCHITECTURES)}")
     failed = False
-    for name in names:
+    tried = [(name, task) for name in names for task in tasks_of(ARCHITECTURES[name]) if task in parsed.tasks]
+    for name, task in tried:
         with tempfile.TemporaryDirectory() as folder:
-            row = report(name, Path(folder))
+            row = report(name, task, Path(folder))
         print(json.dumps(row), flush=True)
         failed |= not row["passed"]
     return int(failed)

@@ -46,15 +46,16 @@ def load_champion(name: str) -> Path | None:
     return folder
 
 
-def reserve_version(settings: Settings, student: Path) -> int:
+def reserve_version(settings: Settings, student: Path, code: str) -> int:
     """Return the number of the version that stands for a student exported like this; a new one if there is none.
 
     Args:
         settings: What the export acts on.
         student: Folder of the trained model.
+        code: Digest of the code that exports it.
     """
     weights = [sha256_file(file) for file in sorted(student.glob("*.safetensors"))]
-    content = " ".join([*weights, settings.model_dump_json()])
+    content = " ".join([*weights, settings.model_dump_json(), code])
     tag = f"bundle-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     name, client = settings.export.name, Client()
     if not _exists(name):
@@ -67,17 +68,18 @@ def reserve_version(settings: Settings, student: Path) -> int:
 def promote(name: str, number: int, stage: str, artifacts: Iterable[ArtifactVersionResponse]) -> str:
     """Link artifacts to a version, give it its stage, and return the stage that it is in.
 
-    The version that had the stage is archived. A version in production is not moved back to staging.
+    The version that had the stage is archived. A version in production stays there with what it was promoted with:
+    whoever fetches it gets the bundle that its gates were passed with.
     """
     version = Client().get_model_version(name, number)
+    if version.stage == ModelStages.PRODUCTION:
+        return ModelStages.PRODUCTION.value
     # This knows the version by its id: of a number, ZenML remarks for each artifact that it is one.
     model = version.to_model_class()
     for artifact in artifacts:
         link_artifact_to_model(artifact, model)
-    if version.stage != ModelStages.PRODUCTION:
-        version.set_stage(stage, force=True)
-        return stage
-    return ModelStages.PRODUCTION.value
+    version.set_stage(stage, force=True)
+    return stage
 
 
 def _exists(name: str) -> bool:

@@ -155,7 +155,7 @@ class QualitySettings(Section):
     min_characters: Count = 1
     """Fewest characters of a text."""
     max_characters: Count = 100_000
-    """Most characters of a text."""
+    """Most characters of a text. A served text is cut there too, or refused where long texts are read in windows."""
     min_rows_per_class: Count = 5
     """Fewest rows of each class in each split, after exclusion; fewer end the run. Of several labels, of types of
     entities and of tags, only the training rows are counted. Tasks with classes or tags only."""
@@ -367,8 +367,8 @@ class EvaluationSettings(Section):
     """Texts of a forward pass; None takes 64, or 4 of a language model, whose answers are large."""
     control: bool = True
     """Also train the student start on for the same steps without a teacher, as the control that gates compare with."""
-    latency_batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 32)
-    """Batch sizes at which latency is measured."""
+    latency_batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    """Batch sizes at which latency is measured; None takes 1 and 32, or 1 and 4 of a language model."""
     latency_repeats: Annotated[int, Field(ge=3)] = 15
     """Timed passes per batch size and model; the median counts."""
     bootstrap_samples: Annotated[int, Field(ge=100)] = 1000

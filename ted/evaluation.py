@@ -4,7 +4,7 @@ Letters in names: N rows of the split, C model outputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset, load_from_disk
 from scipy.stats import bootstrap
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted.config import EvaluationSettings, Settings
 from ted.data.collecting import Collector
@@ -25,7 +25,7 @@ from ted.data.preparation import Batch, Collator, collator, forward_batches, to_
 from ted.errors import ModelError, SettingsError
 from ted.files import atomic_folder, write_json
 from ted.models.frozen import run_model
-from ted.models.loading import head_of, load_trained
+from ted.models.loading import check_length, check_same_tokenizer, head_of, load_trained
 from ted.tasks import Task, get_task, labels_of
 from ted.tasks.base import Outputs
 
@@ -48,6 +48,7 @@ class Subject:
     folder: Path
     size_bytes: int
     model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     features: Dataset
     collate: Collator
 
@@ -93,6 +94,7 @@ def evaluate_models(settings: Settings, data: Path, models: Mapping[str, Path], 
     dataset = load_from_disk(str(data))
     task, test = get_task(settings.task, labels_of(dataset)), dataset["test"]
     subjects = [_subject(name, folder, test, task, settings) for name, folder in models.items()]
+    _check_tokens(subjects, task, settings.export.name)
     batch_size = settings.evaluation.batch_size or task.forward_rows
     outputs = {subject.name: _outputs(subject, task, test, batch_size) for subject in subjects}
     answers = Answers(task, test, task.references(test), outputs)
@@ -244,11 +246,42 @@ def _subject(name: str, folder: Path, test: Dataset, task: Task, settings: Setti
         raise ModelError(f"{name} in {folder} has no *.safetensors file; save the model as safetensors")
     model, tokenizer = load_trained(folder)
     _check_answers(f"{name} in {folder}" if name != "champion" else None, model, task, settings.export.name)
+    place = f"{name} in {folder}" if name != "champion" else _in_production(settings.export.name)
+    check_length(model.config, settings.data.max_length, place)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.to(device)  # type: ignore[arg-type] # transformers wraps the method without its types
     features = tokenize(test, tokenizer, task, settings.data)
     size = sum(file.stat().st_size for file in weights)
-    return Subject(name, folder, size, model, features, collator(tokenizer, task))
+    return Subject(name, folder, size, model, tokenizer, features, collator(tokenizer, task))
+
+
+def _check_tokens(subjects: Sequence[Subject], task: Task, name: str) -> None:
+    """Refuse figures per token of models that cut texts into other tokens; `name` is that of the champion."""
+    if task.has_labels:
+        return
+    teacher = next(subject for subject in subjects if subject.name == "teacher")
+    for subject in subjects:
+        try:
+            check_same_tokenizer(teacher.tokenizer, subject.tokenizer)
+        except ModelError as error:
+            place, remedy = f"{subject.name} in {subject.folder}", "train it with the teacher's tokenizer"
+            if subject.name == "champion":
+                place, remedy = _in_production(name), _other_name(name)
+            raise ModelError(
+                f"the {task.primary_metric} of {place} is one of other tokens than the teacher's, so they cannot be "
+                f"compared; {remedy} ({error})"
+            ) from error
+
+
+def _in_production(name: str) -> str:
+    return f"the model in production under the name {name}"
+
+
+def _other_name(name: str) -> str:
+    return (
+        f"give export.name another name, or archive that version: zenml model version update {name} production "
+        "--stage archived --force"
+    )
 
 
 def _check_answers(place: str | None, model: PreTrainedModel, task: Task, name: str) -> None:
@@ -261,9 +294,8 @@ def _check_answers(place: str | None, model: PreTrainedModel, task: Task, name: 
         return
     if place is None:
         raise ModelError(
-            f"the model in production under the name {name} answers with {theirs}, the run with {ours}, so they cannot "
-            f"be compared; give export.name another name, or archive that version: zenml model version update {name} "
-            f"production --stage archived --force"
+            f"{_in_production(name)} answers with {theirs}, the run with {ours}, so they cannot be compared; "
+            f"{_other_name(name)}"
         )
     if head != task.auto_class:
         raise ModelError(f"{place} has the head of {head}, the task that of {task.auto_class}; train it on this data")
@@ -331,7 +363,7 @@ def _outputs(subject: Subject, task: Task, test: Dataset, batch_size: int) -> Ou
 def _measured(
     subjects: list[Subject], answers: Answers, settings: EvaluationSettings, extra: ExtraMetrics
 ) -> dict[str, dict[str, Any]]:
-    latencies = _latencies(subjects, settings)
+    latencies = _latencies(subjects, settings, latency_batch_sizes(settings, answers.task))
     measured: dict[str, dict[str, Any]] = {}
     for subject in subjects:
         name = subject.name
@@ -351,10 +383,17 @@ def _measured(
     return measured
 
 
-def _latencies(subjects: list[Subject], settings: EvaluationSettings) -> dict[str, dict[str, float]]:
+def latency_batch_sizes(settings: EvaluationSettings, task: Task) -> tuple[int, ...]:
+    """Return the batch sizes at which latency is measured."""
+    return settings.latency_batch_sizes or task.latency_batch_sizes
+
+
+def _latencies(
+    subjects: list[Subject], settings: EvaluationSettings, batch_sizes: Iterable[int]
+) -> dict[str, dict[str, float]]:
     """Return milliseconds per model and batch size; the batch is spread evenly over the text lengths of the split."""
     found: dict[str, dict[str, float]] = {subject.name: {} for subject in subjects}
-    for size in settings.latency_batch_sizes:
+    for size in batch_sizes:
         batches = [(subject.model, _typical_batch(subject, size)) for subject in subjects]
         passes = [[_timed(*batch) for batch in batches] for _ in range(1 + settings.latency_repeats)]
         # The first pass of each model pays for memory and kernels that later ones find ready.

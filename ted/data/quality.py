@@ -38,6 +38,7 @@ CODES = {rule: code for code, rule in enumerate(RULES, start=1)}
 # The splits that a text of the named split must not stand in.
 LATER_SPLITS = {"validation": ("test",), "train": ("validation", "test"), "unlabelled": ("validation", "test")}
 UNLABELLED = "unlabelled"
+MEASURED = ("validation", "test")
 FIRST_ROWS = 10
 EXCERPT = 60
 
@@ -233,12 +234,15 @@ def _share_findings(split: _Split, quality: QualitySettings, findings: list[Find
 def _class_findings(split: _Split, quality: QualitySettings, task: Task, names: tuple[str, ...]) -> list[Finding]:
     """Return a finding if the split has too few rows to be learnt from or measured on."""
     left = split.labels[split.kept]
-    if split.name == UNLABELLED or not task.has_labels:
-        problem = "" if split.kept.any() else "no row is left"
-    else:
+    count, problem = int(split.kept.sum()), ""
+    if count == 0:
+        problem = "no row is left"
+    elif split.name != UNLABELLED and task.has_labels:
         kept = _label_column(split.rows).take(pa.array(np.flatnonzero(split.kept)))
         least = quality.min_rows_per_class if split.name == "train" or task.every_split_has_all else 0
         problem = task.too_few(left, kept, names, least)
+    if not problem and split.name in MEASURED and count == 1:
+        problem = "one row is left; a metric and its interval need two"
     if not problem:
         return []
     return [

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ted.config import Settings
 from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.errors import ModelError, ParityError
-from ted.evaluation import outputs_of
+from ted.evaluation import latency_batch_sizes, outputs_of
 from ted.export.causal import beginnings, check_causal_parity, check_greedy, export_causal, generation_facts
 from ted.export.onnx import Graph, export_onnx, input_names
 from ted.export.parity import check_parity, padded_batch, parity_batches, within
@@ -310,7 +310,8 @@ def _try_int8(settings: Settings, trained: Trained, bundle: Bundle) -> dict[str,
 
     validation = Validation(trained.texts, score, task.higher_is_better)
     models = (open_predictor(bundle), open_predictor(candidate))
-    verdict = judge_int8(*models, validation, settings.export, settings.evaluation)
+    sizes, repeats = latency_batch_sizes(settings.evaluation, task), settings.evaluation.latency_repeats
+    verdict = judge_int8(*models, validation, settings.export, batch_sizes=sizes, repeats=repeats)
     if not verdict["accepted"]:
         candidate.model_path.unlink()
     return verdict

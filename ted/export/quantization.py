@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from ted.config import EvaluationSettings, ExportSettings
+from ted.config import ExportSettings
 from ted.serving.answers import Text
 from ted.serving.predictor import ServedModel
 
@@ -76,7 +76,9 @@ def judge_int8(
     candidate: ServedModel,
     validation: Validation,
     export: ExportSettings,
-    evaluation: EvaluationSettings,
+    *,
+    batch_sizes: Sequence[int],
+    repeats: int,
 ) -> Verdict:
     """Measure an 8-bit model against the float32 one and hold it against the bounds of the settings.
 
@@ -85,7 +87,8 @@ def judge_int8(
         candidate: serves the 8-bit model of the same bundle, on as many threads.
         validation: texts and their score.
         export: the bounds.
-        evaluation: batch sizes and repeats of the latency measurement.
+        batch_sizes: texts of the runs that are timed.
+        repeats: timed runs per batch size.
 
     Returns:
         `accepted`, `reasons` against it, `metric_drop`, `latency_ratio` (the worst batch size), `size_ratio`, and the
@@ -93,7 +96,7 @@ def judge_int8(
     """
     metric = {"float32": validation.score(reference), "int8": validation.score(candidate)}
     drop = (metric["float32"] - metric["int8"]) * (1 if validation.higher_is_better else -1)
-    ratios = latency_ratios(reference, candidate, validation.texts, evaluation)
+    ratios = latency_ratios(reference, candidate, validation.texts, batch_sizes, repeats)
     size = {"float32": _size(reference), "int8": _size(candidate)}
     measured = {
         "metric_drop": (drop, export.int8_max_metric_drop),
@@ -118,19 +121,19 @@ def refused_int8(reason: str) -> Verdict:
 
 
 def latency_ratios(
-    reference: ServedModel, candidate: ServedModel, texts: Sequence[Text], settings: EvaluationSettings
+    reference: ServedModel, candidate: ServedModel, texts: Sequence[Text], batch_sizes: Sequence[int], repeats: int
 ) -> dict[str, float]:
     """Return the candidate's latency divided by the reference's, by batch size.
 
     Both run in turn on the same tokens, so that a machine that slows down slows both; the median of the repeats counts.
     """
     ratios = {}
-    for batch_size in settings.latency_batch_sizes:
+    for batch_size in batch_sizes:
         texts_B = [texts[index % len(texts)] for index in range(batch_size)]
         feeds = reference.feeds([windows[0] for windows in reference.encode(texts_B)])
         # The first run of a shape allocates its memory.
         _pair_seconds(reference, candidate, feeds)
-        pairs = [_pair_seconds(reference, candidate, feeds) for _ in range(settings.latency_repeats)]
+        pairs = [_pair_seconds(reference, candidate, feeds) for _ in range(repeats)]
         ratios[str(batch_size)] = statistics.median(ours / theirs for theirs, ours in pairs)
     return ratios
 

@@ -6,7 +6,7 @@ Letters in names: L positions, C outputs.
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ Logits = NDArray[np.floating]
 class Answerer(ABC):
     """Answers for one kind of task."""
 
+    facts: ClassVar[frozenset[str]] = frozenset()
+    """What the block `task` of bundle.json has to hold."""
+
     def __init__(self, task: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         self.task = task
         """The block `task` of bundle.json."""
@@ -38,6 +41,8 @@ class Answerer(ABC):
 class ClassAnswerer(Answerer):
     """`{"label", "probabilities"}`."""
 
+    facts = frozenset({"labels"})
+
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the most probable class."""
         probabilities = [float(value) for value in softmax(logits[0])]
@@ -49,6 +54,8 @@ class ClassAnswerer(Answerer):
 
 class LabelsAnswerer(Answerer):
     """`{"labels", "probabilities"}`; a text may have no label."""
+
+    facts = frozenset({"labels", "threshold"})
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the labels that are more probable than the threshold, and all probabilities."""
@@ -68,6 +75,8 @@ class NumberAnswerer(Answerer):
 class SpanAnswerer(Answerer):
     """`{"answer", "start", "end", "score"}`: `context[start:end]` is the answer, empty where there is none."""
 
+    facts = frozenset({"max_answer_tokens", "null_threshold"})
+
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the best span of the second text."""
         context = text[1]
@@ -83,6 +92,8 @@ class TagAnswerer(Answerer):
 
     `start` and `end` count characters of the text; the score of an entity is the mean over its words.
     """
+
+    facts = frozenset({"labels"})
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the spans from left to right."""
@@ -106,6 +117,8 @@ class TagAnswerer(Answerer):
 
 class MaskAnswerer(Answerer):
     """`{"tokens"}`: a `{"token", "probability"}` for each mask of the text."""
+
+    facts = frozenset({"mask_token"})
 
     def answer(self, text: Text, windows: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
         """Return the likeliest token for each mask.
@@ -143,11 +156,13 @@ def new_answerer(task: Mapping[str, Any], tokenizer: Tokenizer) -> Answerer:
     """Return what answers for the task of a bundle.
 
     Raises:
-        BundleError: the kind of task is unknown.
+        BundleError: the kind of task is unknown, or the bundle does not say what its answers need.
     """
     kind = task.get("kind")
     if kind not in ANSWERERS:
         raise BundleError(f"the bundle is for the task {kind!r}; this version answers {', '.join(ANSWERERS)}")
+    if missing := sorted(ANSWERERS[kind].facts - task.keys()):
+        raise BundleError(f"the block task of bundle.json lacks {', '.join(missing)}; export the bundle again")
     return ANSWERERS[kind](task, tokenizer)
 
 

@@ -91,14 +91,29 @@ class ServedModel:
 
     def _checked(self, text: Text) -> Text:
         """Return the text cut to a length that no training text exceeds; the tokenizer reads all before it cuts."""
-        limit: int = self.bundle.manifest["max_characters"]
         pair: bool = self.bundle.manifest["pair"]
         if not pair and isinstance(text, str):
-            return text[:limit]
+            return self._cut(text)
         if pair and isinstance(text, list | tuple) and [type(part) for part in text] == [str, str]:
-            return (text[0][:limit], text[1][:limit])
+            return (self._cut(text[0]), self._cut(text[1]))
         wanted = "pairs of two texts" if pair else "single texts"
         raise DataError(f"bundle {self.bundle.manifest['name']} answers {wanted}, not {reprlib.repr(text)}")
+
+    def _cut(self, text: str) -> str:
+        limit: int = self.bundle.manifest["max_characters"]
+        if len(text) > limit and self.bundle.manifest["task"].get("windows", False):
+            raise DataError(
+                f"a text has {len(text):,} characters, and bundle {self.bundle.manifest['name']} reads at most "
+                f"{limit:,}; give it in parts"
+            )
+        try:
+            text[:limit].encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{reprlib.repr(text)} holds {text[error.start]!r} at character {error.start}, half of a character; "
+                "decode its source anew"
+            ) from error
+        return text[:limit]
 
 
 class Predictor(ServedModel):

@@ -59,6 +59,8 @@ class Task(ABC):
     """Whether validation and test need rows of each label too, not the training split alone."""
     forward_rows: ClassVar[int] = 64
     """Features of a pass without gradients; fewer where the logits of one are large."""
+    latency_batch_sizes: ClassVar[tuple[int, ...]] = (1, 32)
+    """Texts of the passes that are timed, unless settings say otherwise."""
     special_tokens: ClassVar[tuple[str, ...]] = ()
     """Attributes of the tokenizer that serving has to know beside :meth:`serving`, such as `eos_token`."""
 
@@ -104,7 +106,7 @@ class Task(ABC):
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return what a split lacks to be learnt from or measured on; nothing if it will do."""
-        return "" if len(numbers_N) else "no row is left"
+        return ""
 
     @abstractmethod
     def clean_labels(

@@ -37,6 +37,7 @@ class LanguageModel(Task):
     prediction_loss = "kl"
     has_labels = False
     forward_rows = 4
+    latency_batch_sizes = (1, 4)
 
     @property
     def output_labels(self) -> None:

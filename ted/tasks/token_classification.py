@@ -90,8 +90,6 @@ class TokenClassification(Task):
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return which types of entity, or tags, stand in too few rows."""
-        if not len(numbers_N):
-            return "no row is left"
         if len(names) == 1:
             return f"the only tag is {names[0]!r}; two are needed to tell words apart"
         entities = mark_entities(names)

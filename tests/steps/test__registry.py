@@ -36,7 +36,7 @@ def settings(name: str) -> StepSettings:
 
 @pytest.fixture
 def reserve(settings: StepSettings, student: Path) -> Callable[[], int]:
-    return lambda: _registry.reserve_version(settings, student)
+    return lambda: _registry.reserve_version(settings, student, "code")
 
 
 def stages(name: str) -> dict[int, str | None]:
@@ -55,7 +55,9 @@ def test_other_weights_or_another_export_are_a_new_version(
     (student / "model.safetensors").write_bytes(b"others")
     assert reserve() == 2
     other = part(parse_settings({"export": {"name": name, "opset": 19}}), "export")
-    assert _registry.reserve_version(other, student) == 3
+    assert _registry.reserve_version(other, student, "code") == 3
+    assert _registry.reserve_version(other, student, "edited") == 4
+    assert _registry.reserve_version(other, student, "code") == 3
 
 
 def test_promotion_links_artifacts_and_archives_the_version_before(
@@ -77,9 +79,14 @@ def test_promotion_links_artifacts_and_archives_the_version_before(
 
 def test_a_version_in_production_stays_there(reserve: Callable[[], int], name: str) -> None:
     reserve()
-    assert _registry.promote(name, 1, "production", []) == "production"
-    assert _registry.promote(name, 1, "staging", []) == "production"
+    first: Any = save_artifact({"a": 1}, f"kept-{name}")
+    assert _registry.promote(name, 1, "production", [first]) == "production"
+    later: Any = save_artifact({"a": 2}, f"kept-{name}")
+    assert _registry.promote(name, 1, "staging", [later]) == "production"
     assert stages(name) == {1: "production"}
+    linked = Client().get_model_version(name, 1).get_artifact(f"kept-{name}")
+    assert linked is not None
+    assert linked.id == first.id
 
 
 def test_without_a_version_in_production_there_is_no_champion(reserve: Callable[[], int], name: str) -> None:

@@ -83,9 +83,8 @@ def test_targets_become_float32_and_others_are_named() -> None:
     rows["test"] = [("a", "inf"), ("b", "nan"), ("c", "high"), ("d", "1")]
     with pytest.raises(DataQualityError, match="test: unknown_label: 3 rows with a label other than a finite number"):
         check(rows, task=REGRESSION)
-    numbers = {
-        name: [("one " + name, 1.0), ("two " + name, float("nan")), ("six " + name, float("inf"))] for name in GOOD
-    }
+    values = {"one": 1.0, "two": float("nan"), "six": float("inf"), "ten": 2.0}
+    numbers = {name: [(f"{word} {name}", value) for word, value in values.items()] for name in GOOD}
     quality = LENIENT.model_copy(update={"unknown_label": "exclude"})
     assert excluded(check(numbers, quality, REGRESSION))[:2] == [("train", "missing", 2), ("train", "unknown_label", 3)]
 
@@ -187,6 +186,8 @@ def test_each_class_needs_rows_in_each_split() -> None:
     with pytest.raises(DataQualityError, match="test: min_rows_per_class: the only class is 'good'"):
         check({name: [(f"a {name}", "good")] for name in GOOD})
     numbers = {name: [("one " + name, 1.0)] for name in GOOD}
+    with pytest.raises(DataQualityError, match=r"validation: min_rows_per_class: one row is left; .* need two"):
+        check({**numbers, "train": [("one", 1.0)], "test": [("six", 1.0), ("ten", 2.0)]}, task=REGRESSION)
     with pytest.raises(DataQualityError, match="train: min_rows_per_class: no row is left"):
         check({**numbers, "train": [("", 1.0)]}, task=REGRESSION)
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.auto import AutoModelForCausalLM
 
-from ted.config import EvaluationSettings, ExportSettings
+from ted.config import ExportSettings
 from ted.errors import ModelError, ParityError
 from ted.export import causal
 from ted.export.bundle import serving_tokenizer
@@ -193,8 +193,7 @@ def test_an_8_bit_copy_is_timed_on_whole_texts(case: Case, tmp_path: Path) -> No
     quantize(bundle.model_path, tmp_path / "model.onnx")
     (tmp_path / "tokenizer.json").write_bytes(bundle.tokenizer_path.read_bytes())
     candidate = Generator(Bundle(tmp_path, bundle.manifest))
-    settings = EvaluationSettings(latency_batch_sizes=(1, 3), latency_repeats=3)
-    ratios = latency_ratios(case.generator, candidate, TEXTS, settings)
+    ratios = latency_ratios(case.generator, candidate, TEXTS, (1, 3), 3)
     assert list(ratios) == ["1", "3"]
     assert all(ratio > 0 for ratio in ratios.values())
     ids, _ = candidate.prompt(TEXTS[0])

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from ted.config import EvaluationSettings, ExportSettings, Settings
+from ted.config import ExportSettings, Settings
 from ted.export import quantization
 from ted.export.quantization import Validation, judge_int8, latency_ratios, quantize, refused_int8
 from ted.serving.bundle import Bundle, open_bundle
@@ -55,10 +55,10 @@ def test_weights_are_signed_bytes_with_a_scale_per_channel(
 
 
 def test_a_copy_within_all_bounds_is_accepted(
-    predictors: tuple[Predictor, Predictor], ratios: dict[str, float], settings: Settings
+    predictors: tuple[Predictor, Predictor], ratios: dict[str, float]
 ) -> None:
     bounds = ExportSettings(int8_max_size_ratio=0.9)
-    verdict = judge_int8(*predictors, scored(0.9, 0.895), bounds, settings.evaluation)
+    verdict = judge_int8(*predictors, scored(0.9, 0.895), bounds, batch_sizes=[1], repeats=3)
     sizes = [predictor.bundle.model_path.stat().st_size for predictor in predictors]
     assert verdict == {
         "accepted": True,
@@ -88,13 +88,12 @@ def test_a_copy_within_all_bounds_is_accepted(
 def test_a_copy_beyond_a_bound_is_refused_with_the_reason(
     predictors: tuple[Predictor, Predictor],
     ratios: dict[str, float],
-    settings: Settings,
     scores: tuple[float, float],
     bounds: dict[str, Any],
     reason: str,
 ) -> None:
     export = ExportSettings(**{"int8_max_size_ratio": 0.9, **bounds})
-    verdict = judge_int8(*predictors, scored(*scores), export, settings.evaluation)
+    verdict = judge_int8(*predictors, scored(*scores), export, batch_sizes=[1], repeats=3)
     assert not verdict["accepted"]
     assert verdict["latency_ratios"] == ratios
     with pytest.raises(AssertionError, match=reason):
@@ -104,7 +103,8 @@ def test_a_copy_beyond_a_bound_is_refused_with_the_reason(
 def test_a_metric_where_less_is_better_drops_by_rising(
     predictors: tuple[Predictor, Predictor], ratios: dict[str, float], settings: Settings
 ) -> None:
-    verdict = judge_int8(*predictors, scored(0.5, 0.6, higher_is_better=False), settings.export, settings.evaluation)
+    worse = scored(0.5, 0.6, higher_is_better=False)
+    verdict = judge_int8(*predictors, worse, settings.export, batch_sizes=[1], repeats=3)
     assert verdict["metric_drop"] == pytest.approx(0.1)
     assert verdict["latency_ratio"] == max(ratios.values())
 
@@ -120,13 +120,12 @@ def test_both_models_run_in_turn_on_the_same_tokens(
         return [2.0, 1.0][side]
 
     monkeypatch.setattr(quantization, "_seconds", seconds)
-    settings = EvaluationSettings(latency_batch_sizes=(1, 5), latency_repeats=3)
-    assert latency_ratios(*predictors, TEXTS, settings) == {"1": 0.5, "5": 0.5}
+    assert latency_ratios(*predictors, TEXTS, (1, 5), 3) == {"1": 0.5, "5": 0.5}
     assert runs == [(0, (1, 5)), (1, (1, 5))] * 4 + [(0, (5, 13)), (1, (5, 13))] * 4
 
 
-def test_measured_latency_is_a_positive_ratio(predictors: tuple[Predictor, Predictor], settings: Settings) -> None:
-    ratios = latency_ratios(*predictors, TEXTS, settings.evaluation)
+def test_measured_latency_is_a_positive_ratio(predictors: tuple[Predictor, Predictor]) -> None:
+    ratios = latency_ratios(*predictors, TEXTS, (1, 4), 3)
     assert list(ratios) == ["1", "4"]
     assert all(ratio > 0 for ratio in ratios.values())
 

@@ -49,18 +49,18 @@ def ragged(rows: Iterable[Any]) -> Array:
 class TestSources:
     """Every form of words and tags gives the same rows."""
 
-    WORDS = (["Ada", "Lovelace", "lived"], ["in", "London"], ["Rome"], ["a", "b"], ["c"])
-    TAGS = (["B-PER", "I-PER", "O"], ["O", "B-LOC"], ["B-LOC"], ["O", "O"], ["O"])
+    WORDS = (["Ada", "Lovelace", "lived"], ["in", "London"], ["Rome"], ["a", "b"], ["c"], ["Ada"], ["Paris"], ["Bo"])
+    TAGS = (["B-PER", "I-PER", "O"], ["O", "B-LOC"], ["B-LOC"], ["O", "O"], ["O"], ["B-PER"], ["B-LOC"], ["B-PER"])
 
     def load(self, path: Path, task: TaskSettings = SETTINGS, **data: Any) -> DatasetDict:
         names = {"text_column": "tokens", "label_column": "tags"}
-        fractions = {"validation_fraction": 0.2, "test_fraction": 0.2}
-        return load_dataset(DataSettings(source=str(path), **(names | fractions | data)), task, 0)
+        fractions = {"validation_fraction": 0.25, "test_fraction": 0.25}
+        return load_dataset(DataSettings(source=str(path), **(names | fractions | data)), task, 6)
 
     def check(self, dataset: DatasetDict, names: tuple[str, ...] = ("B-LOC", "B-PER", "I-PER", "O")) -> None:
         found = [(row["row"], row["text"], row["label"]) for split in dataset.values() for row in split]
         texts = [" ".join(words) for words in self.WORDS]
-        assert sorted(found) == list(zip(range(1, 6), texts, map(list, self.TAGS), strict=True))
+        assert sorted(found) == list(zip(range(1, 9), texts, map(list, self.TAGS), strict=True))
         clean = validate(dataset, DataSettings(), LENIENT, TaskSettings(kind="token_classification", labels=names))
         assert clean.findings == ()
         assert clean.dataset["train"].features["label"] == List(ClassLabel(names=list(names)))
@@ -140,6 +140,13 @@ class TestSources:
         assert message in str(caught.value)
 
 
+# Validation and test rows beside which those of the training split are judged.
+MEASURED = (
+    ("validation", [("vale .", ["O", "O"]), ("vale Ada", ["O", "B-PER"])]),
+    ("test", [("to", ["O"]), ("to Ada", ["O", "B-PER"])]),
+)
+
+
 class TestRules:
     """What makes a row or a split unfit."""
 
@@ -152,7 +159,7 @@ class TestRules:
             {"text": Value("string"), "label": List(Value("string")), "row": Value("int64"), "source": Value("string")}
         )
         splits = {}
-        for name, table in (("train", rows), ("validation", [("vale .", ["O", "O"])]), ("test", [("to", ["O"])])):
+        for name, table in (("train", rows), *MEASURED):
             columns = {"text": [row[0] for row in table], "label": [row[1] for row in table]}
             places = {"row": list(range(1, len(table) + 1)), "source": [f"{name}.jsonl"] * len(table)}
             splits[name] = Dataset.from_dict(columns | places, features=features)
