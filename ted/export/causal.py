@@ -28,6 +28,7 @@ from ted.export.parity import Row, refuse_differences, within
 from ted.serving.answers import Logits, Text
 from ted.serving.generation import PAST, Generator, empty_cache
 from ted.serving.predictor import create_session
+from ted.tasks.language_modeling import start_token
 
 # Sizes of the example; 0 and 1 would be taken for constants.
 EXAMPLE_BATCH: Final = 2
@@ -205,13 +206,13 @@ def beginnings(generator: Generator, texts: Sequence[Text]) -> list[str]:
 
 
 def generation_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return which token is put before a text, and which ones end it: the tokenizer's end token, which training used.
+    """Return which token is put before a text, and which ones end it, as in training.
 
     The model's own generation settings may name further end tokens.
     """
     own = model.generation_config.eos_token_id if model.generation_config else None
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    return {"start_token": tokenizer.eos_token_id, "end_tokens": sorted(ends)}
+    return {"start_token": start_token(tokenizer), "end_tokens": sorted(ends)}
 
 
 @torch.inference_mode()

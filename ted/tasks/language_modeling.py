@@ -134,7 +134,7 @@ class LanguageModel(Task):
 class CausalLM(LanguageModel):
     """The next token; perplexity, bits per byte, and the share of texts whose last word is predicted.
 
-    Every token of a text is predicted once, the first one from an end token that is put before it. Features carry in
+    Every token of a text is predicted once, the first one from a token that is put before it. Features carry in
     `labels` how many of their last tokens count: what a window repeats of the one before is context only.
     """
 
@@ -152,7 +152,7 @@ class CausalLM(LanguageModel):
         for place, (text, ids, offsets) in enumerate(tokens):
             word = len(text.rstrip()) - len(text.split()[-1])
             last_word = sum(end > word for _, end in offsets)
-            joined = [_end_token(tokenizer), *ids]
+            joined = [start_token(tokenizer), *ids]
             for start, end, counted in _windows(len(joined), data.max_length):
                 columns["input_ids"].append(joined[start:end])
                 columns["attention_mask"].append([1] * (end - start))
@@ -164,17 +164,21 @@ class CausalLM(LanguageModel):
     def encode_training(
         self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings
     ) -> Columns:
-        """Return blocks of the joined texts, an end token before, between and behind them.
+        """Return blocks of the joined texts, each behind its start token and before an end token.
+
+        Where the end token is also the start token, one stands between two texts.
 
         Blocks overlap by one token, so that each token but the very first is predicted once; the last one is shorter.
         `example` is the row of a block's first token. Attention crosses the end tokens inside a block.
         """
-        end_token = _end_token(tokenizer)
-        stream, row_of_token = [end_token], [0]
+        before, behind = start_token(tokenizer), _end_token(tokenizer)
+        stream: list[int] = []
+        row_of_token: list[int] = []
         encoded = tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
         for place, ids in enumerate(encoded):
-            stream += [*ids, end_token]
-            row_of_token += [place] * (len(ids) + 1)
+            joined = [*([] if stream and before == behind else [before]), *ids, behind]
+            stream += joined
+            row_of_token += [place] * len(joined)
         starts = range(0, len(stream) - 1, data.max_length - 1)
         blocks = [stream[start : start + data.max_length] for start in starts]
         return {
@@ -308,6 +312,16 @@ def _windows(count: int, length: int) -> Iterator[tuple[int, int, int]]:
     while end < count:
         before, end = end, min(end + length - 1, count)
         yield end - length, end, end - before
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return what stands before a text: the start token where the tokenizer itself puts it there, else the end token.
+
+    Raises:
+        ModelError: the tokenizer has no end token.
+    """
+    first = next(iter(tokenizer("a")["input_ids"]))
+    return int(first) if first == tokenizer.bos_token_id else _end_token(tokenizer)
 
 
 def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:

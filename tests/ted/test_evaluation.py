@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from scipy.stats import pearsonr
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 import ted.evaluation
+from benchmarks.tiny import new_data, write_decoder
 from ted.config import DataSettings, EvaluationSettings, Settings, TaskSettings
 from ted.errors import ModelError, SettingsError
-from ted.evaluation import evaluate_models
+from ted.evaluation import evaluate_models, latency_batch_sizes
 from ted.files import read_json
+from ted.tasks import get_task
 
 WORDS = ("good", "bad", "film", "plot", "long", "a", "the", "and")
 LABELS = ("negative", "positive")
@@ -26,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("evaluation")
 
 
-def save_model(folder: Path, labels: tuple[str, ...], seed: int, layers: int = 1) -> Path:
+def save_model(folder: Path, labels: tuple[str, ...], seed: int, layers: int = 1, positions: int = 32) -> Path:
     vocabulary = {word: index for index, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS))}
     torch.manual_seed(seed)
     config = BertConfig(
@@ -35,7 +38,7 @@ def save_model(folder: Path, labels: tuple[str, ...], seed: int, layers: int = 1
         num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=16,
-        max_position_embeddings=32,
+        max_position_embeddings=positions,
         initializer_range=0.5,
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
@@ -325,6 +328,39 @@ def test_a_champion_of_another_task_tells_how_to_go_on(
     )
     with pytest.raises(ModelError, match=message):
         evaluate_models(settings(), data, {**models, "champion": champion}, tmp_path / "out")
+
+
+def test_a_champion_with_too_few_positions_is_refused(tmp_path: Path, data: Path, models: dict[str, Path]) -> None:
+    champion = save_model(tmp_path / "champion", LABELS, seed=3, positions=8)
+    with pytest.raises(
+        ModelError, match=r"max_length is 16, but the model in production under the name ted-student ha"
+    ):
+        evaluate_models(settings(), data, {**models, "champion": champion}, tmp_path / "out")
+
+
+def test_perplexities_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
+    """A vocabulary of larger pieces has more bits per token: such a champion would be beaten by any student."""
+    new_data("causal_lm").save_to_disk(str(tmp_path / "data"))
+    models = {name: write_decoder(tmp_path / name) for name in ("teacher", "student", "champion")}
+    causal = settings("causal_lm")
+    evaluate_models(causal, tmp_path / "data", models, tmp_path / "out")
+    tokenizer = json.loads((models["champion"] / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    (models["champion"] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    message = (
+        r"^the perplexity of the model in production under the name ted-student is one of other tokens than the "
+        r"teacher's, so they cannot be compared; give export\.name another name, .* 2 tokens differ"
+    )
+    with pytest.raises(ModelError, match=message):
+        evaluate_models(causal, tmp_path / "data", models, tmp_path / "out")
+
+
+def test_batch_sizes_follow_the_task_unless_they_are_given() -> None:
+    language, classes = get_task(TaskSettings(kind="causal_lm")), get_task(TaskSettings(), LABELS)
+    assert latency_batch_sizes(EvaluationSettings(), language) == (1, 4)
+    assert latency_batch_sizes(EvaluationSettings(), classes) == (1, 32)
+    assert latency_batch_sizes(EvaluationSettings(latency_batch_sizes=(2,)), language) == (2,)
 
 
 def test_answers_that_are_not_finite_are_refused(tmp_path: Path, data: Path, models: dict[str, Path]) -> None:

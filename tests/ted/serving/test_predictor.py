@@ -93,6 +93,25 @@ def test_long_texts_are_cut_in_tokens_and_characters(write_bundle: WriteBundle) 
     assert len(predictor.encode(["good " * 5_000_000])[0][0].ids) == 8
 
 
+def test_a_text_that_is_read_in_windows_is_never_cut(write_bundle: WriteBundle) -> None:
+    task = {"kind": "token_classification", "labels": ["O", "X"], "windows": True}
+    predictor = Predictor(open_bundle(write_bundle(max_characters=9, task=task)))
+    assert len(predictor.encode(["good film"])) == 1
+    with pytest.raises(DataError, match=r"a text has 10 characters, and bundle tiny reads at most 9; give it in parts"):
+        predictor.encode(["good films"])
+
+
+def test_half_a_character_is_no_text(write_bundle: WriteBundle) -> None:
+    with pytest.raises(DataError, match=r"holds '\\ud83d' at character 5, half of a character"):
+        Predictor(open_bundle(write_bundle())).predict(["good \ud83d"])
+
+
+def test_a_bundle_that_does_not_say_what_answers_need_is_refused(write_bundle: WriteBundle) -> None:
+    bundle = open_bundle(write_bundle(task={"kind": "multi_label", "labels": ["a", "b"]}))
+    with pytest.raises(BundleError, match=r"the block task of bundle\.json lacks threshold; export the bundle again"):
+        Predictor(bundle)
+
+
 @pytest.mark.parametrize("text", [None, 3, b"good", ("good", "bad"), ["good"]])
 def test_what_is_not_a_text_is_refused(write_bundle: WriteBundle, text: str) -> None:
     with pytest.raises(DataError, match="bundle tiny answers single texts, not"):

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from benchmarks.architectures import ARCHITECTURES
 from benchmarks.tiny import FILLING, WORDS, new_config, new_data, new_decoder_tokenizer, new_tokenizer
 from ted.config import DataSettings, FilterSettings, TaskSettings
 from ted.data.collecting import Collector
@@ -22,7 +23,7 @@ from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.errors import ModelError
 from ted.heads import OutputEmbedding, VocabularyHead
 from ted.tasks import Task
-from ted.tasks.language_modeling import NO_LABEL, CausalLM, MaskedLM
+from ted.tasks.language_modeling import NO_LABEL, CausalLM, MaskedLM, start_token
 
 CAUSAL = CausalLM(TaskSettings(kind="causal_lm", max_new_tokens=9))
 MASKED = MaskedLM(TaskSettings(kind="masked_lm"))
@@ -97,6 +98,18 @@ class TestPacking:
         text = " ".join(["film"] * 13)
         blocks = CAUSAL.encode_training({"text": [text]}, tokenizer, EIGHT)["input_ids"]
         assert [len(block) for block in blocks] == [8, 8]
+
+    def test_a_start_token_that_the_tokenizer_makes_stands_before_each_text(self) -> None:
+        tokenizer = ARCHITECTURES["llama"].new_tokenizer()
+        texts = ["the film", "a plot"]
+        first, second = tokenizer(texts)["input_ids"]
+        assert first[0] == tokenizer.bos_token_id != tokenizer.eos_token_id
+        data, end = DataSettings(max_length=64), tokenizer.eos_token_id
+        assert CAUSAL.encode_training({"text": texts}, tokenizer, data)["input_ids"] == [[*first, end, *second, end]]
+        assert CAUSAL.encode({"text": texts}, tokenizer, data)["input_ids"] == [first, second]
+        assert start_token(tokenizer) == tokenizer.bos_token_id
+        other = ARCHITECTURES["gpt2"].new_tokenizer()
+        assert start_token(other) == other.eos_token_id
 
     def test_a_tokenizer_needs_an_end_token(self) -> None:
         for encode in (CAUSAL.encode, CAUSAL.encode_training):
