@@ -376,7 +376,8 @@ class EvaluationSettings(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Confidence of the bootstrap intervals."""
     extra_metrics: tuple[str, ...] = ()
-    """Further metrics to report, each a path or hub id that `evaluate.load` takes; loading one runs its code."""
+    """Further metrics to report, each a path or hub id that `evaluate.load` takes; loading one runs its code.
+    Classification and regression only."""
 
 
 class GateSettings(Section):

@@ -142,7 +142,13 @@ class Answers:
             raise SettingsError(f"evaluation.extra_metrics cannot act: {self.task.kind} gives no answers; remove it")
         values = {}
         for location, metric in metrics.items():
-            result = metric.compute(predictions=predictions.tolist(), references=self.references_N.tolist())
+            try:
+                result = metric.compute(predictions=predictions.tolist(), references=self.references_N.tolist())
+            except (ValueError, TypeError, KeyError) as error:
+                raise SettingsError(
+                    f"evaluation.extra_metrics: {location} cannot read the answers to {self.task.kind} "
+                    f"({' '.join(str(error).split())}); name another metric, or remove it"
+                ) from error
             for key, value in result.items():
                 if np.ndim(value) or not np.isfinite(value):
                     raise SettingsError(

@@ -32,7 +32,8 @@ OF_TASKS: dict[str, frozenset[TaskKind]] = {
     "quality.min_rows_per_class": frozenset({"classification", "multi_label", "token_classification"}),
     "filters.head_pooling": frozenset({"classification", "multi_label", "regression"}),
     "filters.head_dropout": LABELLED,
-    "evaluation.extra_metrics": LABELLED,
+    # Metrics of the library take one class or one number per row.
+    "evaluation.extra_metrics": frozenset({"classification", "regression"}),
     "distillation.prediction_mse_alpha": frozenset({"regression"}),
     "distillation.batch_softmax_kl": frozenset({"regression"}),
 }

@@ -277,6 +277,16 @@ def test_an_extra_metric_must_give_numbers(tmp_path: Path, data: Path, models: d
         evaluate_models(settings(extra_metrics=(location,)), data, models, tmp_path / "out")
 
 
+def test_an_extra_metric_that_cannot_read_the_answers_is_named(
+    tmp_path: Path, data: Path, models: dict[str, Path]
+) -> None:
+    location = write_metric(tmp_path / "words", "int('two labels were expected')")
+    with pytest.raises(
+        SettingsError, match=r"words\.py cannot read the answers to classification \(.*two labels.*name"
+    ):
+        evaluate_models(settings(extra_metrics=(location,)), data, models, tmp_path / "out")
+
+
 @pytest.mark.parametrize("content", [None, "", "import a_library_that_is_not_there"])
 def test_an_extra_metric_that_cannot_be_loaded_is_refused_before_any_model_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None

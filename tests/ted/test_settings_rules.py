@@ -100,6 +100,9 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
         ("filters.head_dropout", 0.2),
         ("evaluation.extra_metrics", ["bleu"]),
     ]],
+    *[(kind, "evaluation.extra_metrics", ["bleu"], f"task.kind is {kind['task']['kind']}") for kind in (
+        MULTI_LABEL, TAGS, QUESTIONS
+    )],
     (CAUSAL, "task.mask_probability", 0.3, "task.kind is causal_lm"),
     (MASKED, "task.max_new_tokens", 3, "task.kind is masked_lm"),
     (nested("teacher.finetune", False), "teacher.training.max_steps", 5, "teacher.finetune is false"),
