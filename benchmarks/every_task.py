@@ -36,6 +36,7 @@ def run_cell(settings: Settings, folder: Path) -> dict[str, Any]:
         **{name: models[name]["primary"] for name in MODELS},
         "student_metrics": models["student"]["metrics"],
         "parity": manifest["parity"]["max_abs_difference"],
+        "greedy": manifest["parity"].get("greedy"),
         "served": manifest["served_metrics"]["primary"],
         "int8": manifest["int8"]["accepted"],
         "seconds": round(time.monotonic() - started),

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ted import __version__
-from ted.errors import TedError
+from ted.errors import DataQualityError, TedError
 
 if TYPE_CHECKING:
     from ted.config import Settings
@@ -58,9 +59,12 @@ def check_data(config: Config = DEFAULT_CONFIG) -> None:
 
     settings = _read_settings(config)
     dataset = load_dataset(settings.data, settings.task, settings.seed)
-    validation = validate(dataset, settings.data, settings.quality, settings.task)
-    for finding in validation.findings:
-        typer.echo(json.dumps(finding.as_dict(), ensure_ascii=False))
+    try:
+        validation = validate(dataset, settings.data, settings.quality, settings.task)
+    except DataQualityError as error:
+        _print_lines(error.findings)
+        raise
+    _print_lines(finding.as_dict() for finding in validation.findings)
     used = select_rows(validation.dataset, settings.data, settings.seed)
     rows = ", ".join(f"{name} {len(split):,}" for name, split in used.items())
     typer.echo(f"{len(validation.excluded):,} rows excluded; fit for use: {rows}", err=True)
@@ -83,6 +87,12 @@ def predict(
         items = list(zip(texts[::2], texts[1::2], strict=True))
     for answer in open_predictor(open_bundle(bundle)).predict(items):
         typer.echo(json.dumps(answer, ensure_ascii=False))
+
+
+def _print_lines(values: Iterable[Mapping[str, Any]]) -> None:
+    """Print a JSON line per value."""
+    for value in values:
+        typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 def _read_settings(path: Path) -> "Settings":

@@ -72,6 +72,8 @@ class TaskSettings(Section):
     def _labels_differ(self) -> Self:
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"task.labels repeats a name: {list(self.labels)}; name each class once")
+        if self.labels is not None and not all(name.strip() for name in self.labels):
+            raise ValueError(f"task.labels holds an empty name: {list(self.labels)}; give each class a name")
         return self
 
 
@@ -140,7 +142,7 @@ class QualitySettings(Section):
     empty_text: Policy = "exclude"
     """Policy for rows whose text holds nothing but white space."""
     broken_text: Policy = "exclude"
-    """Policy for rows with U+FFFD or control characters other than tab and line breaks."""
+    """Policy for rows with U+FFFD or control characters other than tabs, line and page breaks."""
     text_length: Policy = "exclude"
     """Policy for rows whose text is shorter or longer than the bounds below."""
     unknown_label: Policy = "stop"

@@ -1,5 +1,8 @@
 """Exceptions that a caller branches on. All but :class:`NonFiniteError` mean that the input has to change."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class TedError(ValueError):
     """Base of every error whose message is written for the user."""
@@ -14,7 +17,14 @@ class DataError(TedError):
 
 
 class DataQualityError(TedError):
-    """A rule with policy `stop` was broken, or too many rows were excluded."""
+    """A rule with policy `stop` was broken, or too many rows were excluded.
+
+    `findings` are all that was found, by the fields of a JSON line; rules that exclude rows are among them.
+    """
+
+    def __init__(self, message: str, findings: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class ModelError(TedError):

@@ -86,6 +86,7 @@ def problems(settings: Settings) -> list[str]:
             f"distillation.student_filter_init is stage_one, but method {settings.method} learns no filters there; "
             "set it to ridge or random"
         )
+    found += _without_teacher(settings)
     found += _without_half_precision(settings)
     if settings.compatibility == "official":
         found += [
@@ -94,6 +95,15 @@ def problems(settings: Settings) -> list[str]:
             if settings.given(key) and settings.value(key) != value
         ]
     return found
+
+
+def _without_teacher(settings: Settings) -> list[str]:
+    """Return that nothing of the teacher acts on a method of which it should be all."""
+    mean_square = settings.task.kind == "regression" and not settings.resolved().distillation.batch_softmax_kl
+    weight = "prediction_mse_alpha" if mean_square else "kl_alpha"
+    if settings.method != "kd" or getattr(settings.distillation, weight) > 0:
+        return []
+    return [f"distillation.{weight} is 0, so method kd learns nothing from the teacher; raise it, or set finetune"]
 
 
 def _without_half_precision(settings: Settings) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Spelt out, because the regular expressions behind pandas may take \s and \S for ASCII only.
 VISIBLE = "[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]"
-BROKEN = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]"
+BROKEN = "[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]"
 RESULT_FORMAT = {"result_format": "COMPLETE", "return_unexpected_index_query": False, "include_unexpected_rows": False}
 
 

@@ -25,7 +25,8 @@ def read_classes(table: Dataset, place: str) -> pa.ChunkedArray:
         known = pc.if_else(pc.greater_equal(column, 0), column, pa.scalar(None, column.type))
         return pc.take(pa.chunked_array([pa.array(feature.names)]), known)
     if isinstance(feature, Json) or _is_text(column.type):
-        return _as_text(table)
+        names = _as_text(table)
+        return pc.if_else(pc.equal(pc.utf8_trim_whitespace(names), ""), pa.scalar(None, names.type), names)
     _require_numbers(feature, column, place)
     return _whole_numbers(column, place).cast(pa.string())
 
@@ -122,7 +123,12 @@ def _tags(value: Any, names: Mapping[str, str]) -> list[str | None] | None:  # n
     if value is None:
         return None
     tags = value if isinstance(value, list) else str(value).split()
-    return [None if tag is None else names.get(str(tag), str(tag)) for tag in tags]
+    return [None if tag is None or _is_negative(tag) else names.get(str(tag), str(tag)) for tag in tags]
+
+
+def _is_negative(tag: object) -> bool:
+    """Return whether a tag is a number below 0, by which some sources say that a word has none."""
+    return isinstance(tag, int) and tag < 0
 
 
 def read_words(table: Dataset, name: str) -> Dataset:
@@ -157,9 +163,14 @@ def _as_text(table: Dataset) -> pa.ChunkedArray:
 
 
 def _require_no_repeats(column: pa.Array, lengths: NDArray[np.integer], place: str) -> None:
-    """Refuse a vector of 0 and 1, which would be read as the labels 0 and 1: it repeats them."""
+    """Refuse a vector of 0 and 1, which would be read as the labels 0 and 1: it repeats them, or is of another type."""
     rows = np.repeat(np.arange(len(lengths)), lengths)
     values = column.flatten()
+    if len(rows) and (pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise DataError(
+            f"{place} holds lists of {values.type} (row {int(rows[0]) + 1}: {column[int(rows[0])].as_py()}); give the "
+            "numbers or names of the labels that a row has, not a 0 or 1 for each label"
+        )
     if not pa.types.is_integer(values.type):
         return
     repeated = pd.DataFrame({"row": rows, "value": values.to_pandas()}).duplicated()

@@ -125,7 +125,9 @@ def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings,
         if name not in broken:
             stops += [*_share_findings(split, quality, findings), *_class_findings(split, quality, task, names)]
     if stops:
-        raise DataQualityError("\n".join(finding.message for finding in stops))
+        found = [*findings, *(finding for finding in stops if finding not in findings)]
+        message = "\n".join(finding.message for finding in stops)
+        raise DataQualityError(message, [finding.as_dict() for finding in found])
     clean = {name: _clean(split, task, names) for name, split in splits.items()}
     return Validation(DatasetDict(clean), tuple(findings), _excluded(splits))
 
@@ -168,7 +170,7 @@ class _Judge:
                 first = positions[(code[positions] == 0) | (code[positions] > CODES[rule])]
                 code[first] = CODES[rule]
             codes.append(code)
-            keys.append(text_keys(frame))
+            keys.append(text_keys(frame, cased=self.task.cased))
             labels.append(frame["number"].to_numpy(dtype=np.float64))
         return _Split(name, rows, np.concatenate(codes), np.concatenate(keys), np.concatenate(labels))
 

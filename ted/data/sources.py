@@ -20,8 +20,9 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List, Value, concatenate_datasets
 from numpy.typing import NDArray
 
 from ted.config import DataSettings, SplitName, TaskSettings
@@ -36,6 +37,7 @@ READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parque
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES |= {"dev": "validation", "test": "test"}
 SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z0-9]).*", re.IGNORECASE)
+SPLIT_LIKE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:\d|sets?\b|ing\b|data\b).*", re.IGNORECASE)
 SPLIT_WORD = re.compile(rf"(?<![^\W_])({'|'.join(SPLIT_NAMES)})(?![^\W_])", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 BATCH_ROWS = 50_000
@@ -90,11 +92,12 @@ def load_dataset(data: DataSettings, settings: TaskSettings, seed: int) -> Datas
 def select_rows(dataset: DatasetDict, data: DataSettings, seed: int) -> DatasetDict:
     """Return validated splits with `data.train_rows` training rows, of which `data.labelled_rows` keep their label.
 
-    The rows are drawn with the seed, each class keeps its share and at least one row, and the order stays. Rows that
-    lose their label are appended to the split `unlabelled`.
+    The rows are drawn with the seed and their order stays; of a classification, each class keeps its share and at least
+    one row. Rows that lose their label are appended to the split `unlabelled`.
 
     Raises:
-        DataError: the training split has fewer rows than a setting asks for, or more classes.
+        DataError: the training split has fewer rows than a setting asks for, or more classes, or the rows that are
+            drawn have none of a label or tag.
     """
     splits = dict(dataset)
     train = splits["train"]
@@ -139,20 +142,22 @@ def _batch_rows(rows: Dataset) -> int:
     return int(np.clip(BATCH_BYTES / max(row_bytes, 1), 1, BATCH_ROWS))
 
 
-def text_keys(frame: pd.DataFrame, columns: Sequence[str] = ("text", "text_pair")) -> NDArray[np.uint64]:
+def text_keys(
+    frame: pd.DataFrame, columns: Sequence[str] = ("text", "text_pair"), *, cased: bool = False
+) -> NDArray[np.uint64]:
     """Return a 64-bit hash of the normalised texts in those of the columns that are there; equal texts have equal keys.
 
-    Texts are equal when they differ in white space, case or Unicode compatibility form (NFKC) only. Among a million
-    different texts two share a key with a probability of 3e-8.
+    Texts are equal when they differ in white space, Unicode compatibility form (NFKC) or, unless `cased`, case only.
+    Among a million different texts two share a key with a probability of 3e-8.
     """
-    texts = [_normalised(frame[column]) for column in columns if column in frame]
+    texts = [_normalised(frame[column], cased=cased) for column in columns if column in frame]
     text = functools.reduce(lambda left, right: left + "\x1f" + right, texts)
     return np.asarray(pd.util.hash_array(text.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
 
 
-def _normalised(text: "pd.Series[str]") -> "pd.Series[str]":
-    text = text.astype(object).fillna("").astype(str)
-    return text.str.normalize("NFKC").str.casefold().str.split().str.join(" ")
+def _normalised(text: "pd.Series[str]", *, cased: bool) -> "pd.Series[str]":
+    text = text.astype(object).fillna("").astype(str).str.normalize("NFKC")
+    return (text if cased else text.str.casefold()).str.split().str.join(" ")
 
 
 def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], task: Task) -> dict[str, Dataset]:
@@ -227,6 +232,7 @@ def _files_of(path: Path) -> dict[Path, str]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and not file.name.startswith("."))
     if not files:
         raise DataError(f"{path}: no table files in this folder; allowed: {', '.join(READERS)}")
+    _require_no_other_split(path, files)
     matches = {file: SPLIT_FILE.fullmatch(file.name) for file in files}
     if not any(matches.values()):
         _require_no_split_word(path, files)
@@ -238,6 +244,23 @@ def _files_of(path: Path) -> dict[Path, str]:
             "validation or test, or none"
         )
     return {file: SPLIT_NAMES[match[1].lower()] for file, match in matches.items() if match is not None}
+
+
+def _require_no_other_split(path: Path, files: list[Path]) -> None:
+    """Refuse what is named like a split and would not be read as one: another split would be cut in its place."""
+    like = sorted(file.name for file in files if SPLIT_LIKE.fullmatch(file.name))
+    if like:
+        raise DataError(
+            f"{path}: {', '.join(like)} would not be read as a split; end the word train, validation or test with a "
+            "character that is no letter or digit, as in train-1.csv, or begin the name with another word"
+        )
+    others = (entry.name for entry in path.iterdir() if entry.is_file() and entry not in files)
+    unread = sorted(name for name in others if SPLIT_FILE.fullmatch(name))
+    if unread:
+        raise DataError(
+            f"{path}: {', '.join(unread)} would not be read; a split is a file of the kind {', '.join(READERS)} in the "
+            "folder itself: convert it, or move it elsewhere"
+        )
 
 
 def _require_no_split_word(path: Path, files: list[Path]) -> None:
@@ -387,7 +410,7 @@ def _cut(rows: Dataset, missing: list[str], data: DataSettings, task: Task, seed
     if not missing:
         return {}
     _, first, text_of_row = np.unique(
-        np.concatenate([text_keys(batch, task.kept_together) for batch in batches_of(rows)]),
+        np.concatenate([text_keys(batch, task.kept_together, cased=task.cased) for batch in batches_of(rows)]),
         return_index=True,
         return_inverse=True,
     )
@@ -421,7 +444,18 @@ def _drawn(train: Dataset, count: int, setting: str, seed: tuple[int, int]) -> N
                 f"{setting} is {count} but there are {label.num_classes} classes, and each needs a row; raise or "
                 "remove it"
             )
-    return _draw(strata, count, np.random.default_rng(seed))
+    drawn = _draw(strata, count, np.random.default_rng(seed))
+    if isinstance(label, List) and isinstance(label.feature, ClassLabel):
+        names, before, after = label.feature.names, _values(train), _values(train.select(drawn))
+        if lost := [names[value] for value in sorted(before - after)]:
+            raise DataError(f"{setting} is {count}, and no row that is drawn has {', '.join(lost)}; raise or remove it")
+    return drawn
+
+
+def _values(rows: Dataset) -> set[int]:
+    """Return the labels that the lists of some rows hold."""
+    lists = rows.select_columns(["label"]).with_format("arrow")[:]["label"]
+    return set(pc.unique(lists.combine_chunks().flatten()).to_pylist()) - {None}
 
 
 def _draw(strata: NDArray[np.generic], count: int, generator: np.random.Generator) -> NDArray[np.int64]:

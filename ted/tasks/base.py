@@ -55,6 +55,8 @@ class Task(ABC):
     """What a label must be, for messages."""
     kept_together: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     """Columns of text; rows that are equal in them stay in one split when splits are cut."""
+    cased: ClassVar[bool] = False
+    """Whether texts that differ in case only are different ones."""
     every_split_has_all: ClassVar[bool] = True
     """Whether validation and test need rows of each label too, not the training split alone."""
     forward_rows: ClassVar[int] = 64

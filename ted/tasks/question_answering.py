@@ -3,6 +3,7 @@
 Letters in names: S = 2, start and end of an answer.
 """
 
+import math
 import re
 import string
 from collections import Counter
@@ -233,7 +234,7 @@ def _stands(label: Mapping[str, Any] | None, context: object) -> bool:
     if len(texts) != len(starts):
         return False
     return all(
-        text and start is not None and start >= 0 and context.startswith(text, start)
+        text and _is_place(start) and context.startswith(text, int(start))
         for text, start in zip(texts, starts, strict=True)
     )
 
@@ -241,7 +242,12 @@ def _stands(label: Mapping[str, Any] | None, context: object) -> bool:
 def _spelt(label: Mapping[str, Any] | None) -> str:
     if label is None or label["text"] is None or label["answer_start"] is None:
         return ""
-    return repr((list(label["text"]), [None if start is None else int(start) for start in label["answer_start"]]))
+    return repr((list(label["text"]), [int(start) if _is_place(start) else None for start in label["answer_start"]]))
+
+
+def _is_place(start: float | None) -> bool:
+    """Return whether a number counts characters; pandas makes the others of a list with a gap fractions."""
+    return start is not None and math.isfinite(start) and start >= 0
 
 
 def _target(starts_L: Array, ends_L: Array, label: Mapping[str, Any] | None) -> list[int]:

@@ -40,9 +40,16 @@ class Regression(SequenceTask):
         return read_numbers(table, place)
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
-        """Return the targets; NaN for what is no finite number."""
+        """Return the targets; NaN for what is no number that float32 holds."""
         numbers = pd.to_numeric(frame["label"], errors="coerce").astype(np.float64)
-        return numbers.replace([np.inf, -np.inf], np.nan)
+        with np.errstate(over="ignore"):
+            known = np.isfinite(numbers.astype(np.float32))
+        return numbers.where(known)
+
+    def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
+        """Return that all targets are equal, with which nothing can be correlated."""
+        same = len(numbers_N) > 1 and len(np.unique(numbers_N)) == 1
+        return f"every target is {numbers_N[0]:g}; give rows with different ones" if same else ""
 
     def clean_labels(
         self,

@@ -50,6 +50,8 @@ class TokenClassification(Task):
     auto_class = "AutoModelForTokenClassification"
     primary_metric = "accuracy"
     prediction_loss = "kl"
+    # A name is told from a word by its case.
+    cased = True
     every_split_has_all = False
 
     def __init__(self, settings: TaskSettings, label_names: tuple[str, ...] = ()) -> None:
@@ -95,6 +97,8 @@ class TokenClassification(Task):
         entities = mark_entities(names)
         spans = (find_spans(tags, entities=entities) for tags in column.to_pylist())
         rows_of = Counter(label for row in spans for label in {span.label for span in row})
+        if entities and not rows_of:
+            return "no row has an entity"
         few = [f"{label!r} {rows_of[label]}" for label in span_labels(names) if rows_of[label] < least]
         return f"too few rows with {', '.join(few)}; quality.min_rows_per_class is {least}" if few else ""
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from ted import __version__
 from ted.cli import app, main
+from ted.errors import DataQualityError
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +88,17 @@ def test_an_odd_number_of_texts_makes_no_pairs(refusal: Callable[[Sequence[str]]
 
 def test_a_folder_without_a_bundle_is_refused(refusal: Callable[[Sequence[str]], str], tmp_path: Path) -> None:
     assert refusal(["predict", str(tmp_path), "a"]).startswith(f"Error: {tmp_path}")
+
+
+def test_findings_are_printed_where_a_rule_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "config.yaml"
+    data = "{source: tests/bad_inputs/unknown_label}, task: {labels: [negative, positive]}"
+    path.write_text(f"parameters: {{data: {data}}}")
+    result = CliRunner().invoke(app, ["check-data", "-c", str(path)])
+    assert isinstance(result.exception, DataQualityError)
+    (finding,) = map(json.loads, result.stdout.splitlines())
+    assert (finding["rule"], finding["policy"], finding["rows"]) == ("unknown_label", "stop", [5, 9])
 
 
 def test_findings_are_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

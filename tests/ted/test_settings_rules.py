@@ -173,6 +173,13 @@ def test_settings_that_act_are_taken() -> None:
     assert parse_settings(acting).task.threshold == 0.3
 
 
+def test_distillation_of_predictions_needs_a_weight() -> None:
+    with pytest.raises(SettingsError, match=r"kl_alpha is 0, so method kd learns nothing from the teacher; raise it"):
+        parse_settings(merged(KD, nested("distillation.kl_alpha", 0)))
+    with pytest.raises(SettingsError, match=r"prediction_mse_alpha is 0, so method kd"):
+        parse_settings(merged(KD, REGRESSION, nested("distillation.prediction_mse_alpha", 0)))
+
+
 def test_padding_acts_on_predictions_per_token_too() -> None:
     for kind in (QUESTIONS, TAGS, CAUSAL):
         parse_settings(merged(KD, kind, nested("distillation.mask_padding", False)))

@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch.nn import functional
 from transformers import BertModel
 
 from benchmarks.tiny import LABELS, new_config, new_data, new_settings, run_stages, write_backbone
-from ted.config import FilterSettings, TaskSettings
+from ted.config import FilterSettings, TaskSettings, parse_settings
+from ted.errors import SettingsError
 from ted.evaluation import evaluate_models
 from ted.export.bundle import export_bundle
 from ted.heads import SequenceHead
@@ -27,6 +29,14 @@ LABELS_N = np.array([0, 1, 1, 0, 0])
 def test_one_output_per_class() -> None:
     assert (BINARY.num_outputs, TERNARY.num_outputs) == (2, 3)
     assert (BINARY.kind, BINARY.primary_metric, BINARY.higher_is_better) == ("classification", "accuracy", True)
+
+
+def test_a_class_has_a_name() -> None:
+    """CSV has no other way to say that a label is missing, and JSONL should not say another thing."""
+    table = Dataset.from_dict({"label": ["a", "", " ", None, "b"]})
+    assert BINARY.read_labels(table, "rows").to_pylist() == ["a", None, None, None, "b"]
+    with pytest.raises(SettingsError, match=r"task\.labels holds an empty name: \['a', ' '\]; give each class a name"):
+        parse_settings({"task": {"labels": ["a", " "]}})
 
 
 def test_rows_without_a_class_are_known_by_their_label() -> None:

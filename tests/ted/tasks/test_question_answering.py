@@ -77,6 +77,7 @@ class TestLabels:
             ({"text": ["film"], "answer_start": []}, False),
             ({"text": [""], "answer_start": [0]}, False),
             ({"text": ["films"], "answer_start": [2]}, False),
+            ({"text": ["film", "dull"], "answer_start": [2, None]}, False),
         ],
     )
     def test_an_answer_must_stand_where_it_says(self, label: dict[str, Any], known: bool) -> None:

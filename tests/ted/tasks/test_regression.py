@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -12,6 +13,17 @@ TASK = Regression(TaskSettings(kind="regression"))
 
 def test_one_output_without_names() -> None:
     assert (TASK.kind, TASK.num_outputs, TASK.label_names, TASK.primary_metric) == ("regression", 1, (), "pearson")
+
+
+def test_a_number_is_one_that_float32_holds() -> None:
+    frame = pd.DataFrame({"label": [1.5, 1e39, -1e39, "2", "many", float("inf"), None]})
+    numbers = TASK.label_numbers(frame, ())
+    assert numbers.isna().tolist() == [False, True, True, False, True, True, True]
+
+
+def test_equal_targets_measure_nothing() -> None:
+    assert TASK.too_few(np.array([2.0, 2.0]), None, (), 0) == "every target is 2; give rows with different ones"
+    assert not TASK.too_few(np.array([2.0, 2.5]), None, (), 0)
 
 
 def test_rows_without_a_number_are_known_by_their_label() -> None:

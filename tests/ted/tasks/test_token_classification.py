@@ -120,10 +120,13 @@ class TestSources:
             assert list(dataset["unlabelled"]["text"]) == ["new words"]
 
     def test_rows_can_lose_their_tags(self) -> None:
-        rows = select_rows(new_data("token_classification"), DataSettings(train_rows=20, labelled_rows=8), 0)
+        data = new_data("token_classification")
+        rows = select_rows(data, DataSettings(train_rows=40, labelled_rows=20), 0)
         assert {name: len(split) for name, split in rows.items()} == {
-            "train": 8, "validation": 16, "test": 16, "unlabelled": 12,
+            "train": 20, "validation": 16, "test": 16, "unlabelled": 20,
         }  # fmt: skip
+        with pytest.raises(DataError, match=r"^data\.labelled_rows is 8, and no row that is drawn has I-BAD; raise"):
+            select_rows(data, DataSettings(train_rows=20, labelled_rows=8), 0)
 
     @pytest.mark.parametrize(
         ("rows", "message"),
@@ -190,9 +193,10 @@ class TestRules:
             ("Ada", None),
             (None, ["O"]),
             ("a b", ["O"]),
-            ("ada LEFT", ["B-PER", "O"]),
-            ("ho", ["O"]),
+            ("Ada  left", ["B-PER", "O"]),
+            ("Ho", ["O"]),
             ("Ho", ["B-LOC"]),
+            ("HO", ["O"]),
         ]
         validation = self.judge([*self.GOOD, *broken], quality)
         rules = {row["row"]: row["rule"] for row in validation.excluded}
@@ -201,7 +205,19 @@ class TestRules:
             8: "conflicting_labels",
         }  # fmt: skip
         assert validation.excluded["label"][2] == "['O']"
-        assert validation.dataset["train"]["label"][:] == [[1, 2], [2, 0]]
+        # A name is told from a word by its case: HO is another text than Ho.
+        assert validation.dataset["train"]["label"][:] == [[1, 2], [2, 0], [2]]
+
+    def test_numbers_below_zero_are_no_tags(self, tmp_path: Path) -> None:
+        """Some sources say with -100 that a word has no tag."""
+        pq.write_table(pa.table({"text": ["a b", "c"], "label": [[10, -100], [2]]}), tmp_path / "a.parquet")
+        data = DataSettings(source=str(tmp_path / "a.parquet"))
+        table = TokenClassification(SETTINGS).read_labels(Dataset.from_parquet(data.source), "a")
+        assert table.to_pylist() == [["10", None], ["2"]]
+
+    def test_a_split_to_measure_on_holds_an_entity(self) -> None:
+        column = pa.chunked_array([[["O"], ["O", "O"]]])
+        assert TokenClassification(SETTINGS).too_few(np.zeros(2), column, ("B-PER", "O"), 0) == "no row has an entity"
 
     def test_training_rows_hold_each_type_of_entity(self) -> None:
         more = [(f"{word} Ada", ["O", "B-PER"]) for word in "pq"]
