@@ -79,16 +79,21 @@ class OutputEmbedding(nn.Module):
 
 
 class VocabularyHead(nn.Module):
-    """Filtered states through an output embedding that heads share; of another width, through a Linear before it."""
+    """Filtered states through a norm and an output embedding that heads share; of another width, a Linear before both.
+
+    An output embedding was trained on states behind a norm; those of the layers below the last are larger by orders of
+    magnitude, and what it makes of them is no distribution that a few updates could mend.
+    """
 
     def __init__(self, dim: int, shared: OutputEmbedding) -> None:
         super().__init__()
         width = shared.weight.shape[1]
         self.widen = nn.Identity() if dim == width else nn.Linear(dim, width)
+        self.norm = nn.LayerNorm(width)
         self.shared = shared
 
     def forward(self, states_BLF: Tensor, mask_BL: Tensor) -> Tensor:
         """Return the logits (B, L, V) of filtered states; the attention mask plays no part."""
         del mask_BL
-        logits_BLV: Tensor = self.shared(self.widen(states_BLF))
+        logits_BLV: Tensor = self.shared(self.norm(self.widen(states_BLF)))
         return logits_BLV
