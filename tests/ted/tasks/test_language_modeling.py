@@ -355,22 +355,28 @@ class TestHeads:
         assert len(list(heads.buffers())) == (1 if layer.bias is None else 2)
         states = torch.randn(2, 4, width)
         for head in heads:
-            torch.testing.assert_close(head(states, torch.ones(2, 4)), layer(states))
+            torch.testing.assert_close(head(states, torch.ones(2, 4)), layer(functional.layer_norm(states, (width,))))
 
-    def test_nothing_of_them_is_stored_or_trained(self, decoder: PreTrainedModel) -> None:
+    def test_nothing_but_their_norms_is_stored_or_trained(self, decoder: PreTrainedModel) -> None:
         heads = CAUSAL.filter_heads(2, 16, FilterSettings(), decoder)
-        assert heads.state_dict() == {}
-        assert not list(heads.parameters())
+        norms = {f"{head}.norm.{part}" for head in (0, 1) for part in ("weight", "bias")}
+        assert set(heads.state_dict()) == {name for name, _ in heads.named_parameters()} == norms
+
+    def test_the_size_of_states_does_not_count(self, decoder: PreTrainedModel) -> None:
+        """Layers below the last have states that are larger by orders of magnitude."""
+        head, states, mask = CAUSAL.filter_head(16, FilterSettings(), decoder), torch.randn(1, 3, 16), torch.ones(1, 3)
+        torch.testing.assert_close(head(1000 * states, mask), head(states, mask), rtol=1e-3, atol=1e-3)
 
     def test_states_of_another_width_are_widened(self, decoder: PreTrainedModel) -> None:
         heads = CAUSAL.filter_heads(2, 6, FilterSettings(), decoder)
-        assert set(heads.state_dict()) == {f"{head}.widen.{part}" for head in (0, 1) for part in ("weight", "bias")}
+        parts = ("widen.weight", "widen.bias", "norm.weight", "norm.bias")
+        assert set(heads.state_dict()) == {f"{head}.{part}" for head in (0, 1) for part in parts}
         assert heads[0](torch.randn(2, 4, 6), torch.ones(2, 4)).shape == (2, 4, len(WORDS))
 
     def test_a_head_gives_no_gradient_to_the_model(self, decoder: PreTrainedModel) -> None:
         states = torch.randn(1, 2, 16, requires_grad=True)
         head = CAUSAL.filter_head(16, FilterSettings(), decoder)
-        (gradient,) = torch.autograd.grad(head(states, torch.ones(1, 2)).sum(), states)
+        (gradient,) = torch.autograd.grad(head(states, torch.ones(1, 2)).square().sum(), states)
         assert gradient.abs().sum() > 0
         assert isinstance(head, VocabularyHead)
 
