@@ -211,6 +211,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "xlm-roberta": Architecture("XLMRobertaConfig", ROBERTA, _unigram, {"max_position_embeddings": 66}),
     "gpt2": Architecture("GPT2Config", GPT2, _byte_level),
     "llama": Architecture("LlamaConfig", LLAMA, _byte_level, ROTARY),
+    "qwen2": Architecture("Qwen2Config", QWEN, _byte_level, {"num_key_value_heads": 1}),
     "qwen3": Architecture("Qwen3Config", QWEN, _byte_level, ROTARY),
     "gemma2": Architecture("Gemma2Config", GEMMA, _unigram, {**ROTARY, **KINDS, "sliding_window": 8}),
     "gemma3": Architecture("Gemma3TextConfig", GEMMA, _unigram, {**ROTARY, **KINDS, "sliding_window": 8}),

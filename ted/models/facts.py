@@ -15,6 +15,7 @@ SUPPORTED: Final = (
     "modernbert",
     "mpnet",
     "opt",
+    "qwen2",
     "qwen3",
     "roberta",
     "xlm-roberta",
