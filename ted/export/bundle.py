@@ -234,6 +234,7 @@ def _describe(settings: Settings, trained: Trained, graph: Graph, version: int) 
         "name": settings.export.name,
         "version": version,
         "task": {"kind": task.kind, "labels": list(task.label_names) or None, **facts},
+        "pipeline_tag": task.pipeline_tag,
         "max_length": settings.data.max_length,
         "max_characters": settings.quality.max_characters,
         "pair": trained.pair,

@@ -7,16 +7,6 @@ import yaml
 
 from ted.report import text
 
-PIPELINE_TAGS = {
-    "classification": "text-classification",
-    "multi_label": "text-classification",
-    "regression": "text-classification",
-    "question_answering": "question-answering",
-    "token_classification": "token-classification",
-    "causal_lm": "text-generation",
-    "masked_lm": "fill-mask",
-}
-
 
 def render(manifest: Mapping[str, Any]) -> str:
     """Return the card as Markdown with a YAML front matter.
@@ -44,7 +34,7 @@ def _front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "license": "unknown",
         "library_name": "onnxruntime",
-        "pipeline_tag": PIPELINE_TAGS[manifest["task"]["kind"]],
+        "pipeline_tag": manifest["pipeline_tag"],
         "tags": ["onnx", "knowledge-distillation", manifest["task"]["kind"]],
         "model_name": manifest["name"],
     }

@@ -37,6 +37,8 @@ class Task(ABC):
     kind: ClassVar[str]
     auto_class: ClassVar[str]
     """Class of transformers that has a model for the task."""
+    pipeline_tag: ClassVar[str]
+    """What the hub calls a model that answers the task."""
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     """Fields of the model's output that make up its logits."""
     primary_metric: str
@@ -252,6 +254,7 @@ class SequenceTask(Task):
     """A task whose model maps a text or a pair to one vector of outputs; the text is cut to the length."""
 
     auto_class = "AutoModelForSequenceClassification"
+    pipeline_tag = "text-classification"
     unlabelled: ClassVar[float]
     """Value of a label that is not known."""
 

@@ -140,6 +140,7 @@ class CausalLM(LanguageModel):
 
     kind = "causal_lm"
     auto_class = "AutoModelForCausalLM"
+    pipeline_tag = "text-generation"
 
     def encode(self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings) -> Columns:
         """Return windows of each text; the last one reaches back as far as the length allows.
@@ -245,6 +246,7 @@ class MaskedLM(LanguageModel):
 
     kind = "masked_lm"
     auto_class = "AutoModelForMaskedLM"
+    pipeline_tag = "fill-mask"
     special_tokens = ("mask_token",)
 
     def encode(self, rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, data: DataSettings) -> Columns:

@@ -48,6 +48,7 @@ class QuestionAnswering(Task):
 
     kind = "question_answering"
     auto_class = "AutoModelForQuestionAnswering"
+    pipeline_tag = "question-answering"
     output_names = ("start_logits", "end_logits")
     primary_metric = "f1"
     prediction_loss = "kl"

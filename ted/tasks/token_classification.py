@@ -48,6 +48,7 @@ class TokenClassification(Task):
 
     kind = "token_classification"
     auto_class = "AutoModelForTokenClassification"
+    pipeline_tag = "token-classification"
     primary_metric = "accuracy"
     prediction_loss = "kl"
     # A name is told from a word by its case.

@@ -71,6 +71,7 @@ def manifest() -> dict[str, Any]:
         "name": "small-critic",
         "version": 3,
         "task": {"kind": "classification", "labels": LABELS},
+        "pipeline_tag": "text-classification",
         "max_length": 64,
         "pair": False,
         "inputs": ["input_ids", "attention_mask"],
