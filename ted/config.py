@@ -417,7 +417,7 @@ class ExportSettings(Section):
     int8: bool = True
     """Also build an 8-bit model and keep it if it passes the bounds below."""
     int8_max_metric_drop: NonNegative = 0.01
-    """Most the 8-bit model may lose in the primary metric on the validation split."""
+    """Most the 8-bit model may lose in the primary metric on the validation split. Gates judge the 32-bit model."""
     int8_max_latency_ratio: Positive = 1.0
     """Most of the 32-bit model's latency."""
     int8_max_size_ratio: Positive = 0.5
