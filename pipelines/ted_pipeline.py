@@ -102,15 +102,15 @@ def ted_pipeline(  # noqa: PLR0913, PLR0917 - one argument per section of the co
     )
     judged = check_gates(part(s, "gates"), figures)
     bundle, manifest = export_onnx(part(s, "data", "quality", "task", "evaluation", "export"), rows, small, judged)
-    promotion_ = promote_model(
-        part(s, "export", "promotion"), manifest, rows, big, big_filters, small, small_filters, bundle
-    )
-    build_report(
+    page = build_report(
         part(s, *Settings.model_fields),
         findings,
         [big_metrics, start_metrics, big_filter_metrics, small_filter_metrics, *control_metrics, small_metrics],
         measured,
         judged,
         manifest,
-        promotion_,
+    )
+    # Last, so that a run that fails has promoted nothing.
+    promote_model(
+        part(s, "export", "promotion"), manifest, rows, big, big_filters, small, small_filters, bundle, after=page
     )

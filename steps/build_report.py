@@ -16,14 +16,13 @@ def _code() -> str:
 
 
 @step(cache_policy=cached_by(_code))
-def build_report(  # noqa: PLR0913, PLR0917 - one argument per artifact
+def build_report(
     settings: StepSettings,
     data_findings: dict[str, Any],
     metrics: list[dict[str, Any]],
     evaluation_files: Path,
     evaluation: dict[str, Any],
     bundle_manifest: dict[str, Any],
-    promotion: dict[str, Any],
 ) -> Annotated[HTMLString, ArtifactConfig(name="report")]:
     """Return the report as HTML.
 
@@ -34,7 +33,6 @@ def build_report(  # noqa: PLR0913, PLR0917 - one argument per artifact
         evaluation_files: Predictions of every model.
         evaluation: Figures of every model, judged.
         bundle_manifest: Content of the bundle's bundle.json.
-        promotion: Name, version and stage of the model version.
     """
     from ted import report
 
@@ -47,7 +45,7 @@ def build_report(  # noqa: PLR0913, PLR0917 - one argument per artifact
         evaluation=evaluation,
         predictions=evaluation_files / "predictions.parquet",
         bundle=bundle_manifest,
-        environment={**environment(), "model version": "{name} {version}, {stage}".format(**promotion)},
+        environment={**environment(), "model version": "{name} {version}".format(**bundle_manifest)},
         step_seconds=seconds,
         cached_steps=cached,
     )

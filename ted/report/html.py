@@ -100,7 +100,6 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
     """Return what was run on what, as names and values."""
     settings = inputs.settings
     data, student, training = settings["data"], settings["student"], settings["distillation"]["training"]
-    layers = "every second layer" if student["layers"] is None else f"layers {text.listed(student['layers'])}"
     length = f"{training['max_steps']} updates" if training["max_steps"] else f"{training['num_train_epochs']:g} epochs"
     facts = [
         ("Method", settings["method"]),
@@ -110,12 +109,26 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
         ("Further unlabelled text", data["unlabelled"] or ""),
         ("Rows", ", ".join(f"{name} {rows:,}" for name, rows in inputs.split_rows.items())),
         ("Teacher", settings["teacher"]["model"]),
-        ("Student", student["model"] or f"{layers} of the teacher"),
+        ("Student", _origin(student)),
         ("Distillation", f"{length}, step size {training['learning_rate']:g}"),
         ("Seed", str(settings["seed"])),
         ("Arithmetic", "of the published code" if settings["compatibility"] == "official" else ""),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _origin(student: Entry) -> str:
+    """Return what the student was made of."""
+    if student["model"] is not None:
+        return str(student["model"])
+    if student["config"] is not None:
+        changes = text.listed(f"{name} {text.plain(value)}" for name, value in student["config"].items())
+        return f"new weights, shape changed: {changes}"
+    if student["num_layers"] is not None:
+        count, choice = text.counted(student["num_layers"], "layer"), student["layer_choice"]
+        return f"{count} of the teacher, spread evenly" if choice == "evenly" else f"{choice} {count} of the teacher"
+    layers = "every second layer" if student["layers"] is None else f"layers {text.listed(student['layers'])}"
+    return f"{layers} of the teacher"
 
 
 def _comparisons(evaluation: Entry) -> dict[str, Any]:
@@ -256,9 +269,12 @@ def _shown(rows: pd.DataFrame, other: str) -> list[dict[str, Any]]:
 
 
 def _answer(row: Mapping[Any, Any], name: str) -> tuple[Any, Any, bool]:
-    """Return a model's answer, or where a task has none its quality, how sure it was, and whether it is right."""
-    value = row.get(f"{name}_prediction", row[f"{name}_quality"])
-    return value, row.get(f"{name}_probability"), "label" in row and value == row["label"]
+    """Return a model's answer, or where a task has none its quality, how sure it was, and whether it is right.
+
+    A quality of 1 is a right answer wherever answers are texts; numbers are shown without a verdict.
+    """
+    quality = row[f"{name}_quality"]
+    return row.get(f"{name}_prediction", quality), row.get(f"{name}_probability"), quality == 1
 
 
 def _steps(inputs: ReportInputs) -> dict[str, Any] | None:

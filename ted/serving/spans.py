@@ -119,9 +119,10 @@ def _window_span(window: Window, max_answer_tokens: int) -> tuple[float, int, in
     if not len(inside):
         return -math.inf, 0, 0, -math.inf
     logits_K2 = window.logits_L2[inside].astype(np.float64)
-    ends = np.pad(logits_K2[:, 1], (0, max_answer_tokens - 1), constant_values=-np.inf)
-    scores_KA = logits_K2[:, :1] + sliding_window_view(ends, max_answer_tokens)
-    first, more = divmod(int(scores_KA.argmax()), max_answer_tokens)
+    longest = min(max_answer_tokens, len(inside))
+    ends = np.pad(logits_K2[:, 1], (0, longest - 1), constant_values=-np.inf)
+    scores_KA = logits_K2[:, :1] + sliding_window_view(ends, longest)
+    first, more = divmod(int(scores_KA.argmax()), longest)
     start, end = window.starts_L[inside[first]], window.ends_L[inside[first + more]]
     return float(scores_KA[first, more]), int(start), int(end), float(np.logaddexp.reduce(scores_KA, axis=None))
 

@@ -166,6 +166,19 @@ def test_a_failed_gate_fails_the_run_with_rule_value_and_bound(project: Project)
 
 
 @pytest.mark.usefixtures("first")
+def test_a_run_whose_report_fails_promotes_nothing(project: Project) -> None:
+    template = project.folder / "ted/report/templates/report.html.jinja"
+    before = template.read_text()
+    template.write_text(before + "{{ unknown }}")
+    failed = project.run(promotion={"model_stage": "production"})
+    template.write_text(before)
+    assert failed.code == 1
+    assert "'unknown' is undefined" in failed.text
+    assert failed.ran == {"build_report"}
+    assert project.versions() == [(1, "staging")]
+
+
+@pytest.mark.usefixtures("first")
 def test_a_mistake_in_the_file_ends_the_command_before_a_run_exists(project: Project) -> None:
     refused = project.run(data={"sorce": "x"}, quality={"min_characters": 0})
     assert refused.code == 1

@@ -19,8 +19,8 @@ BEFORE = {
     "evaluate_models": {"distill_student", "finetune_control"},
     "check_gates": {"evaluate_models"},
     "export_onnx": {"check_gates"},
-    "promote_model": {"export_onnx", "learn_student_filters"},
-    "build_report": {"promote_model"},
+    "build_report": {"export_onnx", "learn_student_filters"},
+    "promote_model": {"build_report"},
 }
 
 

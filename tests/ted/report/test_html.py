@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ted.config import parse_settings
 from ted.report.html import ReportInputs, build_report
 
 VOID = {"meta", "br"}
@@ -242,13 +243,63 @@ def test_costs_need_a_price(full: ReportInputs) -> None:
     assert "cost" not in words.split("Time per step")[1].split("Validation of the data")[0]
 
 
-def test_the_published_arithmetic_and_an_explicit_student_are_named(full: ReportInputs) -> None:
-    student = {**full.settings["student"], "layers": [0, 3]}
-    words = outline(
-        build_report(replace(full, settings={**full.settings, "compatibility": "official", "student": student}))
-    ).words
-    assert "of the published code" in words
-    assert "layers 0, 3 of the teacher" in words
+def test_the_published_arithmetic_is_named(full: ReportInputs) -> None:
+    assert "of the published code" not in outline(build_report(full)).words
+    settings = {**full.settings, "compatibility": "official"}
+    assert "of the published code" in outline(build_report(replace(full, settings=settings))).words
+
+
+@pytest.mark.parametrize(
+    ("student", "origin"),
+    [
+        ({}, "every second layer of the teacher"),
+        ({"layers": [0, 3]}, "layers 0, 3 of the teacher"),
+        ({"num_layers": 2}, "2 layers of the teacher, spread evenly"),
+        ({"num_layers": 2, "layer_choice": "first"}, "first 2 layers of the teacher"),
+        ({"num_layers": 1, "layer_choice": "last"}, "last 1 layer of the teacher"),
+        (
+            {"config": {"num_hidden_layers": 4, "hidden_act": "relu"}},
+            "new weights, shape changed: num_hidden_layers 4, hidden_act relu",
+        ),
+        ({"model": "models/small"}, "models/small"),
+    ],
+)
+def test_the_page_says_what_the_student_was_made_of(full: ReportInputs, student: dict[str, Any], origin: str) -> None:
+    settings = parse_settings({"student": student}).model_dump(mode="json")
+    page = build_report(replace(full, settings=settings | {"report": full.settings["report"]}))
+    assert f"<dt>Student</dt><dd>{origin}</dd>" in page
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_metric_where_less_is_better_is_said_to_be_one(full: ReportInputs, higher_is_better: bool) -> None:
+    evaluation = {**full.evaluation, "primary_metric": "perplexity", "higher_is_better": higher_is_better}
+    for model in evaluation["models"].values():
+        model["metrics"]["perplexity"] = model["primary"]
+    words = outline(build_report(replace(full, evaluation=evaluation))).words
+    assert words.count("Less perplexity is better") == (0 if higher_is_better else 1)
+    assert "+0.0100" in words
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "right", "wrong"),
+    [
+        ("classification", "positive", ("positive", 1.0), ("negative", 0.0)),
+        ("multi_label", "food, water", ("food, water", 1.0), ("food", 0.5)),
+        ("question_answering", "Mary Shelley | Shelley", ("mary shelley.", 1.0), ("by Mary Shelley", 0.8)),
+        ("token_classification", "B-PER O", ("I-PER O", 1.0), ("O O", 0.0)),
+    ],
+)
+def test_an_answer_is_right_where_its_quality_is_1(
+    full: ReportInputs, task: str, label: str, right: tuple[str, float], wrong: tuple[str, float]
+) -> None:
+    frame = pd.read_parquet(full.predictions).head(1)
+    frame["label"] = label
+    for name in full.evaluation["models"]:
+        frame[f"{name}_prediction"], frame[f"{name}_quality"] = right if name == "student" else wrong
+    frame.to_parquet(full.predictions)
+    page = build_report(replace(full, evaluation={**full.evaluation, "task": task, "labels": [label, wrong[0]]}))
+    assert f'<span class="right">{right[0]} &#10003;</span>' in page
+    assert f'<span class="wrong">{wrong[0]} &#10007;</span>' in page
 
 
 def test_layers_keep_their_order(full: ReportInputs) -> None:

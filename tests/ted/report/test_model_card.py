@@ -63,6 +63,23 @@ def test_the_example_takes_what_the_bundle_takes(manifest: dict[str, Any], pair:
     assert f"encode_batch({example})" in found[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "pair", "expected"),
+    [
+        ("classification", False, "Texts are cut to 64 tokens, special tokens included."),
+        ("question_answering", True, "A context that does not fit into 64 tokens, question and special tokens"),
+        ("token_classification", False, "A text that does not fit into 64 tokens, special tokens included,"),
+    ],
+)
+def test_it_says_whether_long_texts_are_cut_or_read_in_windows(
+    manifest: dict[str, Any], kind: str, pair: bool, expected: str
+) -> None:
+    card = render({**manifest, "task": {"kind": kind, "labels": None}, "pair": pair})
+    assert expected in card
+    assert ("is read in windows of so many" in card) is (kind != "classification")
+    assert ("Texts are cut" in card) is (kind == "classification")
+
+
 def write_bundle(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a model that adds a score per token and class, and a tokenizer that splits at spaces."""
     weights_VC = np.array([[0.0, 0.0], [-1.0, 1.0]], np.float32)

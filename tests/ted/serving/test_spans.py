@@ -54,6 +54,12 @@ def test_the_best_span_is_that_of_a_search_through_all(seed: int, longest: int, 
     assert found.score == pytest.approx(expected.score, rel=1e-6)
 
 
+def test_an_answer_may_be_longer_than_any_context() -> None:
+    windows = random_windows(0)
+    spans = [best_span(CONTEXT, windows, max_answer_tokens=longest, null_threshold=None) for longest in (5, 10**12)]
+    assert spans[0] == spans[1]
+
+
 def test_no_answer_needs_a_score_that_exceeds_the_best_span_by_more_than_the_threshold() -> None:
     logits = [[1.0, 1.5], [0.0, 0.0], [0.5, 0.0], [0.0, 1.0], [9.0, 9.0]]
     windows = [window(0, 2, logits)]
