@@ -46,16 +46,15 @@ def load_champion(name: str) -> Path | None:
     return folder
 
 
-def reserve_version(settings: Settings, student: Path, code: str) -> int:
+def reserve_version(settings: Settings, student: Path) -> int:
     """Return the number of the version that stands for a student exported like this; a new one if there is none.
 
     Args:
         settings: What the export acts on.
         student: Folder of the trained model.
-        code: Digest of the code that exports it.
     """
     weights = [sha256_file(file) for file in sorted(student.glob("*.safetensors"))]
-    content = " ".join([*weights, settings.model_dump_json(), code])
+    content = " ".join([*weights, settings.model_dump_json()])
     tag = f"bundle-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     name, client = settings.export.name, Client()
     if not _exists(name):

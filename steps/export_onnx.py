@@ -38,7 +38,7 @@ def export_onnx(
     from ted.export.bundle import export_bundle
 
     folder = new_folder("bundle")
-    version = reserve_version(settings, student, _code())
+    version = reserve_version(settings, student)
     manifest = export_bundle(settings, student, validated_data, evaluation, version, folder)
     log_metadata({"version": version, "served": manifest["model"], "files": manifest["files"]})
     return folder, manifest

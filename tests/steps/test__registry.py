@@ -36,7 +36,7 @@ def settings(name: str) -> StepSettings:
 
 @pytest.fixture
 def reserve(settings: StepSettings, student: Path) -> Callable[[], int]:
-    return lambda: _registry.reserve_version(settings, student, "code")
+    return lambda: _registry.reserve_version(settings, student)
 
 
 def stages(name: str) -> dict[int, str | None]:
@@ -55,9 +55,7 @@ def test_other_weights_or_another_export_are_a_new_version(
     (student / "model.safetensors").write_bytes(b"others")
     assert reserve() == 2
     other = part(parse_settings({"export": {"name": name, "opset": 19}}), "export")
-    assert _registry.reserve_version(other, student, "code") == 3
-    assert _registry.reserve_version(other, student, "edited") == 4
-    assert _registry.reserve_version(other, student, "code") == 3
+    assert _registry.reserve_version(other, student) == 3
 
 
 def test_promotion_links_artifacts_and_archives_the_version_before(
