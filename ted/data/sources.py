@@ -37,7 +37,8 @@ READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parque
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES |= {"dev": "validation", "test": "test"}
 SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z0-9]).*", re.IGNORECASE)
-SPLIT_LIKE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:\d|sets?\b|ing\b|data\b).*", re.IGNORECASE)
+# Also train1, tests, training_data and testset: what people call a split too.
+SPLIT_LIKE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(s|ing)?(data|sets?|split)?(?![^\W\d_]).*", re.IGNORECASE)
 SPLIT_WORD = re.compile(rf"(?<![^\W_])({'|'.join(SPLIT_NAMES)})(?![^\W_])", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 BATCH_ROWS = 50_000
@@ -229,10 +230,11 @@ def _files_of(path: Path) -> dict[Path, str]:
         if path.suffix.lower() not in READERS:
             raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed: {', '.join(READERS)}")
         return {path: "train"}
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and not file.name.startswith("."))
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.suffix.lower() in READERS]
     if not files:
         raise DataError(f"{path}: no table files in this folder; allowed: {', '.join(READERS)}")
-    _require_no_other_split(path, files)
+    _require_no_other_split(path, entries, files)
     matches = {file: SPLIT_FILE.fullmatch(file.name) for file in files}
     if not any(matches.values()):
         _require_no_split_word(path, files)
@@ -246,16 +248,18 @@ def _files_of(path: Path) -> dict[Path, str]:
     return {file: SPLIT_NAMES[match[1].lower()] for file, match in matches.items() if match is not None}
 
 
-def _require_no_other_split(path: Path, files: list[Path]) -> None:
+def _require_no_other_split(path: Path, entries: list[Path], files: list[Path]) -> None:
     """Refuse what is named like a split and would not be read as one: another split would be cut in its place."""
-    like = sorted(file.name for file in files if SPLIT_LIKE.fullmatch(file.name))
+    named = [entry for entry in entries if SPLIT_LIKE.fullmatch(entry.name)]
+    like = [entry.name for entry in named if entry in files and not SPLIT_FILE.fullmatch(entry.name)]
     if like:
         raise DataError(
             f"{path}: {', '.join(like)} would not be read as a split; end the word train, validation or test with a "
             "character that is no letter or digit, as in train-1.csv, or begin the name with another word"
         )
-    others = (entry.name for entry in path.iterdir() if entry.is_file() and entry not in files)
-    unread = sorted(name for name in others if SPLIT_FILE.fullmatch(name))
+    # What has the whole name of a table and more, such as train.csv.dvc, says something about it.
+    read = tuple(file.name for file in files)
+    unread = [entry.name for entry in named if not entry.name.startswith(read)]
     if unread:
         raise DataError(
             f"{path}: {', '.join(unread)} would not be read; a split is a file of the kind {', '.join(READERS)} in the "
@@ -275,6 +279,8 @@ def _require_no_split_word(path: Path, files: list[Path]) -> None:
 
 
 def _read_file(path: Path, data: DataSettings, columns: Mapping[str, str], task: Task) -> Dataset:
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder with the name of a table; give the folder itself, or move it elsewhere")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give a table with a header and rows")
     reader = READERS[path.suffix.lower()]

@@ -75,6 +75,40 @@ def test_a_split_word_elsewhere_in_a_name_is_refused(tmp_path: Path, name: str) 
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["test1.csv", "testset_2.jsonl", "training_data.csv", "TestingSet.csv", "tests.csv", "validset.parquet"]
+)
+def test_a_table_that_is_only_called_like_a_split_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "reviews.csv", rows(40))
+    write(tmp_path / name, rows(8, 100))
+    with pytest.raises(DataError, match=rf": {name} would not be read as a split; end the word train, validation or"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test.tsv", "test1.tsv", "validation.csv.gz", "dev/part.csv", "testset/part.csv"])
+def test_a_split_that_would_be_left_out_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "train.csv", rows(40))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("text,label\na,b\n")
+    with pytest.raises(DataError, match=rf": {name.partition('/')[0]} would not be read; .*convert it, or move"):
+        load(tmp_path)
+
+
+def test_what_lies_beside_the_tables_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", rows(40))
+    for name in ("train.csv.dvc", "README.md", "testimonials.txt", ".test.csv.swp"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "pictures").mkdir()
+    assert len(load(tmp_path)["train"]) == 32
+
+
+def test_a_folder_with_the_name_of_a_table_is_no_table(tmp_path: Path) -> None:
+    write(tmp_path / "reviews.csv", rows(40))
+    write(tmp_path / "more.csv" / "part.csv", rows(40, 40))
+    with pytest.raises(DataError, match=r"more\.csv: is a folder with the name of a table; give the folder itself"):
+        load(tmp_path)
+
+
 def test_a_split_word_inside_another_word_or_of_a_single_file_is_only_a_name(tmp_path: Path) -> None:
     write(tmp_path / "latest_trained_evaluations.csv", rows(40))
     assert len(load(tmp_path)["train"]) == 32

@@ -133,7 +133,7 @@ class TestLabels:
 
     def test_rare_labels_are_refused_in_training_rows_only(self, tmp_path: Path) -> None:
         for name, rare in (("train", 5), ("validation", 0), ("test", 1)):
-            folder = write_rows(tmp_path / name, "jsonl", [["fire"]] * 20 + [["storm"]] * rare)
+            folder = write_rows(tmp_path / f"rows-{name}", "jsonl", [["fire"]] * 20 + [["storm"]] * rare)
             text = folder.read_text(encoding="utf-8").replace("message", name)
             (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
         assert len(judged(tmp_path).dataset["train"]) == 25
