@@ -48,7 +48,7 @@ class Regression(SequenceTask):
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return that all targets are equal, with which nothing can be correlated."""
-        same = len(numbers_N) > 1 and len(np.unique(numbers_N)) == 1
+        same = len(numbers_N) > 1 and len(np.unique(numbers_N.astype(np.float32))) == 1
         return f"every target is {numbers_N[0]:g}; give rows with different ones" if same else ""
 
     def clean_labels(

@@ -23,6 +23,7 @@ def test_a_number_is_one_that_float32_holds() -> None:
 
 def test_equal_targets_measure_nothing() -> None:
     assert TASK.too_few(np.array([2.0, 2.0]), None, (), 0) == "every target is 2; give rows with different ones"
+    assert TASK.too_few(np.array([2.0, 2.0 + 1e-9]), None, (), 0), "float32 does not tell them apart"
     assert not TASK.too_few(np.array([2.0, 2.5]), None, (), 0)
 
 
