@@ -173,11 +173,14 @@ def _require_no_repeats(column: pa.Array, lengths: NDArray[np.integer], place: s
         )
     if not pa.types.is_integer(values.type):
         return
-    repeated = pd.DataFrame({"row": rows, "value": values.to_pandas()}).duplicated()
-    if repeated.any():
+    frame = pd.DataFrame({"row": rows, "value": values.to_pandas()})
+    repeated = frame.duplicated()
+    # Vectors of two may all be [0, 1] and [1, 0], which as lists of labels would say nothing.
+    if repeated.any() or (set(lengths[pc.is_valid(column)]) == {2} and set(frame["value"]) == {0, 1}):
         row = int(rows[repeated.argmax()])
+        what = "repeats a number" if repeated.any() else "holds both 0 and 1 in every row, as"
         raise DataError(
-            f"{place} repeats a number in row {row + 1}: {column[row].as_py()}; give the numbers or names of the "
+            f"{place} {what} in row {row + 1}: {column[row].as_py()}; give the numbers or names of the "
             "labels that a row has, not a 0 or 1 for each label"
         )
 

@@ -84,6 +84,22 @@ class TestLabels:
         with pytest.raises(DataError, match=r"repeats a number in row 2: \[0, 1, 0\]; give the numbers or names"):
             read([[1], [0, 1, 0]], List(Value("int64")))
 
+    @pytest.mark.parametrize(
+        ("vectors", "kind", "message"),
+        [
+            ([None, [1.0, 0.0, 1.0]], "float32", r"lists of float \(row 2: \[1\.0, 0\.0, 1\.0\]\)"),
+            ([[], [True, False]], "bool", r"lists of bool \(row 2: \[True, False\]\)"),
+            ([None, [0, 1], [1, 0]], "int64", r"both 0 and 1 in every row, as in row 2: \[0, 1\]"),
+        ],
+    )
+    def test_a_vector_is_refused_whatever_its_type(self, vectors: list[Any], kind: str, message: str) -> None:
+        with pytest.raises(DataError, match=message + "; give the numbers or names of the labels that a row has, not"):
+            read(vectors, List(Value(kind)))
+
+    def test_two_numbers_in_each_row_may_be_labels(self) -> None:
+        assert read([[0, 1], [2, 0]], List(Value("int64"))) == [["0", "1"], ["2", "0"]]
+        assert read([[0, 1], [1]], List(Value("int64"))) == [["0", "1"], ["1"]]
+
     @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
     def test_every_form_of_a_source_gives_the_same_labels(self, tmp_path: Path, suffix: str) -> None:
         lists = [["fire"], ["flood", "storm"], [], ["storm", "fire", "flood"]] * 20
