@@ -1,6 +1,7 @@
 """Reading a label column of any source: class names, numbers, tags of words; and a text column of words."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, Json, LargeList
 from numpy.typing import NDArray
 
 from ted.errors import DataError
+
+NEGATIVE = re.compile(r"-\d+(\.0)?")
 
 
 def read_classes(table: Dataset, place: str) -> pa.ChunkedArray:
@@ -128,7 +131,7 @@ def _tags(value: Any, names: Mapping[str, str]) -> list[str | None] | None:  # n
 
 def _is_negative(tag: object) -> bool:
     """Return whether a tag is a number below 0, by which some sources say that a word has none."""
-    return isinstance(tag, int) and tag < 0
+    return NEGATIVE.fullmatch(str(tag)) is not None
 
 
 def read_words(table: Dataset, name: str) -> Dataset:

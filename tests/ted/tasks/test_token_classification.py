@@ -208,12 +208,22 @@ class TestRules:
         # A name is told from a word by its case: HO is another text than Ho.
         assert validation.dataset["train"]["label"][:] == [[1, 2], [2, 0], [2]]
 
-    def test_numbers_below_zero_are_no_tags(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("labels", [[[10, -100], [2]], ["10 -100", "2"]])
+    def test_numbers_below_zero_are_no_tags(self, labels: list[Any]) -> None:
         """Some sources say with -100 that a word has no tag."""
-        pq.write_table(pa.table({"text": ["a b", "c"], "label": [[10, -100], [2]]}), tmp_path / "a.parquet")
-        data = DataSettings(source=str(tmp_path / "a.parquet"))
-        table = TokenClassification(SETTINGS).read_labels(Dataset.from_parquet(data.source), "a")
+        table = TokenClassification(SETTINGS).read_labels(Dataset.from_dict({"label": labels}), "a")
         assert table.to_pylist() == [["10", None], ["2"]]
+
+    def test_a_tag_may_begin_with_a_hyphen(self) -> None:
+        table = TokenClassification(SETTINGS).read_labels(Dataset.from_dict({"label": [["-LRB-", "-", "-1st"]]}), "a")
+        assert table.to_pylist() == [["-LRB-", "-", "-1st"]]
+
+    def test_a_row_with_a_number_below_zero_breaks_a_rule(self, tmp_path: Path) -> None:
+        rows = [{"text": f"a b {row}", "label": [0, 1, -100 if row == 2 else 0]} for row in range(40)]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        task, data = TaskSettings(kind="token_classification"), DataSettings(source=str(tmp_path / "a.jsonl"))
+        with pytest.raises(DataQualityError, match=r"unknown_label: 1 row with a label other than '0', '1': row 3"):
+            validate(load_dataset(data, task, 0), data, LENIENT, task)
 
     def test_a_split_to_measure_on_holds_an_entity(self) -> None:
         column = pa.chunked_array([[["O"], ["O", "O"]]])
