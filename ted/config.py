@@ -101,7 +101,7 @@ class DataSettings(Section):
     unlabelled: str | None = None
     """Source of text without labels, in the same forms as `source`; the teacher labels it during distillation."""
     train_rows: Count | None = None
-    """Training rows to use, drawn with the seed and stratified by class; None uses all."""
+    """Training rows to use, drawn with the seed, of a classification stratified by class; None uses all."""
     labelled_rows: Count | None = None
     """Training rows that keep their label; the other training rows become unlabelled text. None keeps all labels."""
     validation_fraction: PositiveFraction = 0.1

@@ -31,7 +31,7 @@ def broken(engine: Engine, texts: list[object]) -> dict[str, list[int]]:
     ],
 )
 def test_row_rules(engine: Engine, rule: str, bad: list[object]) -> None:
-    good = ["fine", "two\nlines", "tab\there", "日本語", "a\r\nb", "naïve"]
+    good = ["fine", "two\nlines", "tab\there", "日本語", "a\r\nb", "naïve", "a\x0cb", "a\x0bb"]
     assert broken(engine, list(good)) == {}
     assert broken(engine, [*good, *bad])[rule] == list(range(len(good), len(good) + len(bad)))
 
