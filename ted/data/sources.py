@@ -81,6 +81,7 @@ def load_dataset(data: DataSettings, settings: TaskSettings, seed: int) -> Datas
     if "train" not in splits:
         raise DataError(f"{data.source}: holds {', '.join(sorted(splits))} but no training rows; name a file train")
     missing = [name for name in ("test", "validation") if name not in splits]
+    _require_fractions_act(splits, data)
     splits |= _cut(splits["train"], missing, data, task, seed)
     splits = _one_label_type({name: splits[name] for name in ("train", "validation", "test")})
     if data.unlabelled is not None:
@@ -88,6 +89,15 @@ def load_dataset(data: DataSettings, settings: TaskSettings, seed: int) -> Datas
         parts = _read_source(data.unlabelled, data, columns, task)
         splits["unlabelled"] = concatenate_datasets(list(parts.values()))
     return DatasetDict(splits)
+
+
+def _require_fractions_act(splits: Mapping[str, Dataset], data: DataSettings) -> None:
+    """Refuse a share of rows to cut off as a split that the source has."""
+    for split in sorted(splits.keys() - {"train"}):
+        name = f"{split}_fraction"
+        # A step of a pipeline gets every setting of a section, so that only another value than the default is telling.
+        if getattr(data, name) != DataSettings.model_fields[name].default:
+            raise DataError(f"data.{name} cannot act: {data.source} has a {split} split; remove it")
 
 
 def select_rows(dataset: DatasetDict, data: DataSettings, seed: int) -> DatasetDict:

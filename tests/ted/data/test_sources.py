@@ -396,6 +396,16 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"train.csv": rows(40)}, {"revision": "v1"}, r"data\.revision cannot act: .* is a local path"),
         ({"train.csv": rows(40)}, {"config_name": "sst2"}, r"data\.config_name cannot act: .* is a local path; remove"),
         ({"train.csv": rows(40)}, {"splits": {"train": "train"}}, r"data\.splits cannot act: .* is a local path"),
+        (
+            {"train.csv": rows(40), "test.csv": rows(8)},
+            {"test_fraction": 0.2},
+            r"data\.test_fraction cannot act: .* has a test split; remove it",
+        ),
+        (
+            {"train.csv": rows(40), "dev.csv": rows(8)},
+            {"validation_fraction": 0.2, "test_fraction": 0.2},
+            r"data\.validation_fraction cannot act: .* has a validation split; remove it",
+        ),
         ({"notes.txt": rows(1)}, {}, "no table files in this folder; allowed: .csv, .json, .jsonl, .parquet"),
         ({"test.csv": rows(40)}, {}, "holds test but no training rows"),
         ({"a.csv": rows(40)}, {"label_column": "text"}, "must differ"),
@@ -440,6 +450,12 @@ def test_csv_whose_rows_do_not_fit_the_header(tmp_path: Path, text: str) -> None
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=r"more fields than the header|too few"):
         load(tmp_path)
+
+
+def test_a_fraction_acts_on_the_split_that_is_missing(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", rows(40))
+    write(tmp_path / "dev.csv", rows(8, 100))
+    assert len(load(tmp_path, test_fraction=0.25, validation_fraction=0.1)["test"]) == 10
 
 
 def test_packaged_sample() -> None:
