@@ -111,7 +111,7 @@ class DataSettings(Section):
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Tokens a text is cut to, special tokens included; where long texts have windows, the tokens of a window."""
     stride: Annotated[int, Field(ge=0)] = 64
-    """Tokens that neighbouring windows of a long text share."""
+    """Tokens that neighbouring windows of a long text share. Question answering and token classification only."""
     group_by_length: bool = True
     """Batch training texts of similar length together."""
 

@@ -126,6 +126,11 @@ def test_what_a_run_would_refuse_is_refused(settings: Settings) -> None:
         forecast(settings.model_copy(update={"data": data}))
 
 
+def test_a_shape_that_makes_no_model_is_named(settings: Settings) -> None:
+    with pytest.raises(ModelError, match=r"BertConfig makes no model: .*30.*change student\.config"):
+        forecast(changed(settings, "student", config={"hidden_size": 30, "num_attention_heads": 4}))
+
+
 def test_kept_bytes_count_states_and_logits(settings: Settings) -> None:
     width = load_config(find_model(settings.teacher.model)).hidden_size
     assert store_bytes(20, 100, 3, width) == 4 * (10 * 2 + 100 * 3 * width)
