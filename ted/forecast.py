@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,7 +22,6 @@ from transformers import PreTrainedModel
 from ted.config import Settings, TrainingSettings
 from ted.data.sources import load_dataset, select_rows
 from ted.distillation import Side, new_filters
-from ted.errors import ModelError
 from ted.files import read_json, write_json
 from ted.filters import TaskAwareFilters
 from ted.matching import layer_pairs, student_config, teacher_config
@@ -194,10 +192,7 @@ def _measure_load(settings: Settings) -> _Load:
 def _untrained(settings: Settings, config: Any) -> PreTrainedModel:  # noqa: ANN401 - each architecture has its own class
     task = _task(settings)
     config.num_labels = len(task.output_labels or ()) or config.num_labels
-    try:
-        model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
-    except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
-        raise ModelError(f"{type(config).__name__} makes no model: {error}; change student.config") from error
+    model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
     return model
 
 

@@ -291,8 +291,11 @@ def check_length(config: Any, max_length: int, location: str) -> None:  # noqa: 
 
 def _positions_before_first(config: Any) -> int:  # noqa: ANN401 - each architecture has its own class
     """Return how many rows of a table of positions hold no token: some count positions from behind the padding's id."""
-    with torch.device("meta"):
-        model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise ModelError(f"{type(config).__name__} makes no model: {error}; change student.config") from error
     tables = [
         module
         for name, module in model.named_modules()

@@ -80,7 +80,7 @@ def _graph() -> onnx.ModelProto:
 
 @pytest.mark.usefixtures("bundle")
 def test_prediction_from_python(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(block(README, "python", "Predictor"), {})  # noqa: S102 - our own document
+    exec(block(README, "python", "open_predictor"), {})  # noqa: S102 - our own document
     answers = capsys.readouterr().out.splitlines()
     assert [answer.split()[0] for answer in answers] == ["positive", "negative"]
 
