@@ -252,8 +252,7 @@ def _subject(name: str, folder: Path, test: Dataset, task: Task, settings: Setti
         raise ModelError(f"{name} in {folder} has no *.safetensors file; save the model as safetensors")
     model, tokenizer = load_trained(folder)
     _check_answers(f"{name} in {folder}" if name != "champion" else None, model, task, settings.export.name)
-    place = f"{name} in {folder}" if name != "champion" else _in_production(settings.export.name)
-    check_length(model.config, settings.data.max_length, place)
+    check_length(model.config, settings.data.max_length, _place(name, folder, settings.export.name))
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.to(device)  # type: ignore[arg-type] # transformers wraps the method without its types
     features = tokenize(test, tokenizer, task, settings.data)
@@ -270,13 +269,18 @@ def _check_tokens(subjects: Sequence[Subject], task: Task, name: str) -> None:
         try:
             check_same_tokenizer(teacher.tokenizer, subject.tokenizer)
         except ModelError as error:
-            place, remedy = f"{subject.name} in {subject.folder}", "train it with the teacher's tokenizer"
-            if subject.name == "champion":
-                place, remedy = _in_production(name), _other_name(name)
+            place = _place(subject.name, subject.folder, name)
+            champion = subject.name == "champion"
+            remedy = _other_name(name) if champion else "train it with the teacher's tokenizer"
             raise ModelError(
                 f"the {task.primary_metric} of {place} is one of other tokens than the teacher's, so they cannot be "
                 f"compared; {remedy} ({error})"
             ) from error
+
+
+def _place(name: str, folder: Path, champion: str) -> str:
+    """Return where a model lies, for messages; the folder of the champion, whose name is given, is a temporary one."""
+    return _in_production(champion) if name == "champion" else f"{name} in {folder}"
 
 
 def _in_production(name: str) -> str:

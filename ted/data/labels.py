@@ -50,7 +50,7 @@ def read_class_lists(table: Dataset, place: str) -> pa.ChunkedArray:
     if not isinstance(feature, List | LargeList):
         raise DataError(f"{place} holds {type_name(feature)}, not lists of labels or text; give another column")
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-    _require_no_repeats(column, lengths, place)
+    _require_no_vectors(column, lengths, place)
     info = DatasetInfo(features=Features({"label": feature.feature}))
     names = read_classes(Dataset(pa.table({"label": column.flatten()}), info, fingerprint="labels"), place)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -165,26 +165,30 @@ def _as_text(table: Dataset) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values, pa.string())])
 
 
-def _require_no_repeats(column: pa.Array, lengths: NDArray[np.integer], place: str) -> None:
-    """Refuse a vector of 0 and 1, which would be read as the labels 0 and 1: it repeats them, or is of another type."""
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    values = column.flatten()
-    if len(rows) and (pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
-        raise DataError(
-            f"{place} holds lists of {values.type} (row {int(rows[0]) + 1}: {column[int(rows[0])].as_py()}); give the "
-            "numbers or names of the labels that a row has, not a 0 or 1 for each label"
-        )
-    if not pa.types.is_integer(values.type):
+def _require_no_vectors(column: pa.Array, lengths: NDArray[np.integer], place: str) -> None:
+    """Refuse vectors of 0 and 1, which would be read as the labels 0 and 1.
+
+    They are of another type than numbers of labels are, repeat a number in a row, or, of two labels, hold both in each.
+    """
+    rows, values = np.repeat(np.arange(len(lengths)), lengths), column.flatten()
+    if not len(rows):
         return
-    frame = pd.DataFrame({"row": rows, "value": values.to_pandas()})
-    repeated = frame.duplicated()
-    # Vectors of two may all be [0, 1] and [1, 0], which as lists of labels would say nothing.
-    if repeated.any() or (set(lengths[pc.is_valid(column)]) == {2} and set(frame["value"]) == {0, 1}):
-        row = int(rows[repeated.argmax()])
-        what = "repeats a number" if repeated.any() else "holds both 0 and 1 in every row, as"
+    first, what = 0, ""
+    if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
+        what = f"holds lists of {values.type} (row {{row}}: {{value}})"
+    elif pa.types.is_integer(values.type):
+        frame = pd.DataFrame({"row": rows, "value": values.to_pandas()})
+        repeated = frame.duplicated()
+        first = int(repeated.argmax())
+        if repeated.any():
+            what = "repeats a number in row {row}: {value}"
+        elif set(lengths[pc.is_valid(column)]) == {2} and set(frame["value"]) == {0, 1}:
+            what = "holds both 0 and 1 in every row, as in row {row}: {value}"
+    if what:
+        row = int(rows[first])
+        found = what.format(row=row + 1, value=column[row].as_py())
         raise DataError(
-            f"{place} {what} in row {row + 1}: {column[row].as_py()}; give the numbers or names of the "
-            "labels that a row has, not a 0 or 1 for each label"
+            f"{place} {found}; give the numbers or names of the labels that a row has, not a 0 or 1 for each label"
         )
 
 

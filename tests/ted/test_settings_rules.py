@@ -182,13 +182,14 @@ def test_distillation_of_predictions_needs_a_weight() -> None:
 
 def test_padding_acts_on_predictions_per_token_too() -> None:
     for kind in (QUESTIONS, TAGS, CAUSAL):
-        parse_settings(merged(KD, kind, nested("distillation.mask_padding", False)))
+        settings = parse_settings(merged(KD, kind, nested("distillation.mask_padding", False)))
+        assert settings.distillation.mask_padding is False
 
 
 def test_dropout_of_a_teacher_that_is_not_trained_reaches_the_student_made_from_it() -> None:
-    parse_settings(merged(nested("teacher.finetune", False), nested("teacher.dropout.attention_dropout", 0.0)))
-    two = merged(nested("teacher.finetune", False), nested("student.model", "x"))
-    parse_settings(merged(two, OFFICIAL, nested("teacher.dropout.attention_dropout", 0.0)))
+    untrained, dropout = nested("teacher.finetune", False), nested("teacher.dropout.attention_dropout", 0.0)
+    for base in (untrained, merged(untrained, nested("student.model", "x"), OFFICIAL)):
+        assert parse_settings(merged(base, dropout)).teacher.dropout == {"attention_dropout": 0.0}
 
 
 @pytest.mark.parametrize("method", [LWD, RANDOM])
