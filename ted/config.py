@@ -10,7 +10,17 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ted.errors import SettingsError
 
@@ -45,6 +55,20 @@ class Section(BaseModel):
     """A frozen block of settings that refuses unknown keys; the string under a field is its description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where they would count as 1 and 0, or stand for a word that YAML took for them."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        values = value if isinstance(value, list | tuple) else (value,)
+        if bool not in {annotation, *get_args(annotation)} and any(isinstance(item, bool) for item in values):
+            raise PydanticCustomError(
+                "truth_value",
+                "true or false cannot stand here, and YAML reads on, off, yes and no as these; "
+                "put a word in quotes, write null for none",
+            )
+        return value
 
 
 class TaskSettings(Section):

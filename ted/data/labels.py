@@ -83,9 +83,21 @@ def class_numbers(names: Sequence[str], *, declared: bool) -> dict[str, int]:
     return numbers
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Return class names in order, numbers by value."""
-    return tuple(sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name)))
+def found_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels that a source has, in order.
+
+    Raises:
+        DataError: all of them are numbers, of which nobody could tell what an answer means.
+    """
+    found = sorted(names)
+    if found and all(name.isdecimal() for name in found):
+        numbers = sorted(map(int, found))
+        listed = ", ".join(f'"{number}"' for number in numbers)
+        raise DataError(
+            f"the labels are numbers: {', '.join(map(str, numbers))}; give the names that they stand for under "
+            f"task.labels, beginning with that of 0, or, if they are called so, write task.labels: [{listed}]"
+        )
+    return tuple(found)
 
 
 def read_numbers(table: Dataset, place: str) -> pa.ChunkedArray:

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from torch import Tensor
 
 from ted import losses
-from ted.data.labels import class_numbers, in_order, read_class_lists
+from ted.data.labels import class_numbers, found_names, read_class_lists
 from ted.serving.answers import sigmoid
 from ted.tasks.base import Array, Batch, FloatArray, Outputs, SequenceTask
 
@@ -41,11 +41,11 @@ class MultiLabel(SequenceTask):
         return read_class_lists(table, place)
 
     def find_labels(self, train: Dataset) -> tuple[str, ...]:
-        """Return the declared names, or the labels of the training rows in order; numbers by value."""
+        """Return the declared names, or the labels of the training rows in order."""
         if self.settings.labels is not None:
             return self.settings.labels
         column = train.select_columns(["label"]).with_format("arrow")[:]["label"]
-        return in_order(set(pc.list_flatten(column).unique().to_pylist()) - {None, ""})
+        return found_names(set(pc.list_flatten(column).unique().to_pylist()) - {None, ""})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return a number per set of labels, made of a hash; NaN where one of them is none of the task's."""

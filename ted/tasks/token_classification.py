@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted import losses
 from ted.config import DataSettings, FilterSettings, TaskSettings
-from ted.data.labels import in_order, read_tags, read_words
+from ted.data.labels import found_names, read_tags, read_words
 from ted.heads import TokenHead
 from ted.serving.answers import softmax
 from ted.serving.tags import (
@@ -72,10 +72,10 @@ class TokenClassification(Task):
         return read_tags(table, place, {str(index): name for index, name in enumerate(declared) if named})
 
     def find_labels(self, train: Dataset) -> tuple[str, ...]:
-        """Return the declared tags, or those of the training rows in order; numbers by value."""
+        """Return the declared tags, or those of the training rows in order."""
         if self.settings.labels is not None:
             return self.settings.labels
-        return in_order({tag for tags in train["label"] for tag in tags or () if tag is not None})
+        return found_names({tag for tags in train["label"] for tag in tags or () if tag is not None})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return a hash of the tags; NaN where one is unknown or their number is not that of the words."""

@@ -141,6 +141,9 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
             {"filters": {"student_training": {"warmup_step": 1}}},
             "filters.student_training.warmup_step: unknown setting; did you mean filters.student_training.warmup_st",
         ),
+        ({"gates": {"max_size_ratio": False}}, "gates.max_size_ratio: true or false cannot stand here, and YAML reads"),
+        ({"task": {"labels": [True, False]}}, "task.labels: true or false cannot stand here, and YAML reads on, off"),
+        ({"distillation": {"teacher_cache": False}}, "distillation.teacher_cache: true or false cannot stand here, a"),
         ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),
         (
             {"task": {"kind": "token_classification"}, "data": {"max_length": 100}},

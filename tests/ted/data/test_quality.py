@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from ted.config import DataSettings, QualitySettings, TaskSettings
+from ted.config import DataSettings, QualitySettings, TaskKind, TaskSettings
 from ted.data import sources
 from ted.data.quality import Validation, validate
 from ted.data.sources import dataset_fingerprint, load_dataset, text_keys
-from ted.errors import DataQualityError
+from ted.errors import DataError, DataQualityError
+from ted.tasks import get_task
 
 DATA = DataSettings()
 CLASSIFICATION = TaskSettings()
@@ -66,9 +67,15 @@ def test_declared_classes_keep_their_order_and_accept_their_numbers() -> None:
     assert train["label"][:] == [0, 0, 1]
 
 
-def test_numbers_are_names_where_names_are_numbers() -> None:
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "token_classification"])
+def test_numbers_have_to_be_named(kind: TaskKind) -> None:
+    labels = ["10", "2"] if kind == "classification" else [["10"], ["2"]]
+    with pytest.raises(DataError, match=r'the labels are numbers: 2, 10; .* write task.labels: \["2", "10"\]$'):
+        get_task(TaskSettings(kind=kind)).find_labels(Dataset.from_dict({"label": labels}))
+
+
+def test_numbers_are_names_where_they_are_declared() -> None:
     rows = {name: [("one " + name, "10"), ("two " + name, "2")] for name in GOOD}
-    assert check(rows).dataset["train"].features["label"].names == ["2", "10"]
     task = TaskSettings(labels=("10", "2"))
     assert check(rows, task=task).dataset["train"]["label"][:] == [0, 1]
     with pytest.raises(DataQualityError, match="unknown_label: 1 row with a label other than '10', '2': row 1 of test"):
