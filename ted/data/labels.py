@@ -100,6 +100,14 @@ def found_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def hash_numbers(texts: Iterable[str | None]) -> NDArray[np.float64]:
+    """Return a number for each text, by which labels of several parts are compared; NaN for None."""
+    column = np.array(list(texts), dtype=object)
+    # A float64 holds whole numbers of 53 bits exactly.
+    numbers = pd.util.hash_array(column, categorize=False) >> np.uint64(11)
+    return np.where(pd.isna(column), np.nan, numbers.astype(np.float64))
+
+
 def read_numbers(table: Dataset, place: str) -> pa.ChunkedArray:
     """Return the column `label` as float64, or as text where it holds other things too.
 

@@ -4,7 +4,6 @@ A word is what stands between white space. Its tag is learnt and answered at its
 fit the model is read in windows that overlap, and each word belongs to one of them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted import losses
 from ted.config import DataSettings, FilterSettings, TaskSettings
-from ted.data.labels import found_names, read_tags, read_words
+from ted.data.labels import found_names, hash_numbers, read_tags, read_words
 from ted.heads import TokenHead
 from ted.serving.answers import softmax
 from ted.serving.tags import (
@@ -36,7 +35,6 @@ from ted.serving.tags import (
 from ted.tasks.base import Array, Batch, Columns, FloatArray, Outputs, Task
 
 UNLABELLED = -100
-HASH_BITS_TO_DROP = 11  # a float64 holds whole numbers of 53 bits exactly
 
 
 class TokenClassification(Task):
@@ -81,8 +79,8 @@ class TokenClassification(Task):
         """Return a hash of the tags; NaN where one is unknown or their number is not that of the words."""
         known = set(names)
         rows = zip(frame["text"], frame["label"], strict=True)
-        numbers = [_hash(tags) if _fit(tags, text) and known.issuperset(tags) else np.nan for text, tags in rows]
-        return pd.Series(numbers, index=frame.index, dtype=np.float64)
+        spelt = ["\x1f".join(tags) if _fit(tags, text) and known.issuperset(tags) else None for text, tags in rows]
+        return pd.Series(hash_numbers(spelt), index=frame.index)
 
     def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> Any:  # noqa: ANN401 - as the base class
         """Return how many tags there are for how many words, or the first tag that is unknown."""
@@ -270,11 +268,6 @@ def _figures(right: float, answered: float, labelled: float) -> dict[str, float]
 
 def _fit(tags: Sequence[str] | None, text: object) -> bool:
     return tags is not None and isinstance(text, str) and len(tags) == len(text.split())
-
-
-def _hash(tags: Sequence[str]) -> float:
-    digest = hashlib.sha256("\x1f".join(tags).encode()).digest()
-    return float(int.from_bytes(digest[:8]) >> HASH_BITS_TO_DROP)
 
 
 def _token_labels(words_L: Array, tags_W: Array | None) -> list[int]:
