@@ -456,10 +456,12 @@ class PromotionSettings(Section):
 
 
 class RunSettings(Section):
-    """Where a run leaves its files."""
+    """Where a run leaves its files, and which of its steps compute on a GPU."""
 
     output_dir: Annotated[str, Field(min_length=1)] = "runs"
     """Folder for reports, bundles, checkpoints and kept teacher outputs."""
+    gpu_steps: tuple[str, ...] | None = None
+    """Steps whose pods get the GPU that the pods of a Kubernetes stack ask for; None gives one to each step."""
 
 
 class ReportSettings(Section):
@@ -533,7 +535,7 @@ class Settings(Section):
     promotion: PromotionSettings = PromotionSettings()
     """What happens to a version that passes."""
     run: RunSettings = RunSettings()
-    """Where a run leaves its files."""
+    """Where a run leaves its files, and which of its steps compute on a GPU."""
     report: ReportSettings = ReportSettings()
     """What the report says beside the results."""
 
