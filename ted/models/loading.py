@@ -474,6 +474,6 @@ def _cannot_load(what: str, source: ModelSource, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     kind = "folder" if source.local else "hub id"
     return (
-        f"the {what} of {source.location!r} cannot be loaded ({reason}); give a folder with a Hugging Face model, "
-        f"or the id of a model that the hub serves; it was read as a {kind}"
+        f"the {what} of {source.location!r} cannot be loaded ({reason}); give a folder with a Hugging Face model, or, "
+        f"where the hub can be reached, the id of a model that it serves; it was read as a {kind}"
     )
