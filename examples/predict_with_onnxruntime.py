@@ -1,18 +1,30 @@
-"""Answer texts from a bundle's version folder: python predict_with_onnxruntime.py BUNDLE/VERSION TEXT..."""
+"""Name the class of each text, with onnxruntime, tokenizers and numpy alone: how little a bundle needs.
 
+This answers a classification of single texts only, and compares no digest; `ted predict` answers every task and
+verifies the files.
+"""
+
+import argparse
 import json
-import sys
+from pathlib import Path
 
 import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
-folder, texts = sys.argv[1], sys.argv[2:]
-with open(f"{folder}/bundle.json", encoding="utf-8") as file:
-    bundle = json.load(file)
-encodings = Tokenizer.from_file(f"{folder}/tokenizer.json").encode_batch(texts)
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("folder", type=Path, help="runs/latest/bundle/NAME, whose highest version counts, or a version")
+parser.add_argument("texts", nargs="+")
+arguments = parser.parse_args()
+versions = [int(path.parent.name) for path in arguments.folder.glob("[0-9]*/bundle.json")]
+folder = arguments.folder / str(max(versions)) if versions else arguments.folder
+bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+if bundle["task"]["kind"] != "classification" or bundle["pair"]:
+    what = f"{bundle['task']['kind']} of {'pairs of texts' if bundle['pair'] else 'texts'}"
+    parser.error(f"{folder} is for {what}, not for a classification of single texts; use ted predict")
+encodings = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(arguments.texts)
 fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 inputs = {name: np.array([getattr(encoding, fields[name]) for encoding in encodings]) for name in bundle["inputs"]}
-(logits,) = InferenceSession(f"{folder}/{bundle['model']}").run(["logits"], inputs)
-for text, row in zip(texts, logits, strict=True):
+(logits,) = InferenceSession(folder / bundle["model"]).run(["logits"], inputs)
+for text, row in zip(arguments.texts, logits, strict=True):
     print(json.dumps({"text": text, "label": bundle["task"]["labels"][row.argmax()]}))

@@ -7,18 +7,24 @@ from ted.errors import ModelError
 from ted.models.layers import EMBEDDING, LayerPair, check_pairs, choose, every_second, match_layers
 from ted.models.loading import check_config, find_model, load_config, set_dropout
 from ted.models.student import changed_config, chosen_config
+from ted.tasks.registry import TASKS
 
 
 def teacher_config(settings: Settings) -> Any:  # noqa: ANN401 - each architecture has its own class
     """Return the configuration of the pre-trained teacher.
 
     Raises:
-        ModelError: it cannot be loaded, has no such dropout, or texts may be longer than it has positions.
+        ModelError: it cannot be loaded or do the task, has no such dropout, or texts may be longer than it has
+            positions.
     """
     config = load_config(find_model(settings.teacher.model, settings.teacher.revision))
-    check_config(config, settings.data.max_length, settings.teacher.model)
+    check_config(config, _auto_class(settings), settings.data.max_length, settings.teacher.model)
     set_dropout(config, settings.teacher.dropout or {}, settings.teacher.model)
     return config
+
+
+def _auto_class(settings: Settings) -> str:
+    return TASKS[settings.task.kind].auto_class
 
 
 def student_layers(settings: Settings, num_teacher: int) -> tuple[int, ...]:
@@ -42,7 +48,7 @@ def student_config(settings: Settings, teacher: Any) -> Any:  # noqa: ANN401 - e
     """Return the configuration of the student, given the teacher's.
 
     Raises:
-        ModelError: it cannot be loaded or made, or texts may be longer than it has positions.
+        ModelError: it cannot be loaded, made or do the task, or texts may be longer than it has positions.
     """
     if settings.student.model is not None:
         config, name = load_config(find_model(settings.student.model)), settings.student.model
@@ -51,7 +57,7 @@ def student_config(settings: Settings, teacher: Any) -> Any:  # noqa: ANN401 - e
         config, name = changed_config(teacher, settings.student.config), "the student of student.config"
     else:
         return chosen_config(teacher, student_layers(settings, teacher.num_hidden_layers))
-    check_config(config, settings.data.max_length, name)
+    check_config(config, _auto_class(settings), settings.data.max_length, name)
     return config
 
 

@@ -213,7 +213,7 @@ def load_teacher(
     """Return the pre-trained teacher; a fresh head depends on the seed alone."""
     teacher = settings.teacher
     source = find_model(teacher.model, teacher.revision)
-    check_config(load_config(source), settings.data.max_length, teacher.model)
+    check_config(load_config(source), task.auto_class, settings.data.max_length, teacher.model)
     set_seed(settings.seed)
     return load_pretrained(source, task, fresh_head=fresh_head, attention=attention, dropout=teacher.dropout)
 

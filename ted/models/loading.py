@@ -264,14 +264,36 @@ def _without_cache(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def check_config(config: Any, max_length: int, location: str) -> None:  # noqa: ANN401 - each architecture has its own
-    """Refuse a model that cannot read the texts or be matched, by its configuration alone.
+def check_config(config: Any, auto_class: str, max_length: int, location: str) -> None:  # noqa: ANN401 - each architecture has its own
+    """Refuse a model that cannot do the task, read the texts or be matched, by its configuration alone.
 
     Raises:
-        ModelError: `max_length` exceeds the positions, or states differ in width.
+        ModelError: there is no such model for the task, `max_length` exceeds the positions, or states differ in width.
     """
+    check_head(config, auto_class, location)
     check_length(config, max_length, location)
     check_widths(config, location)
+
+
+def check_head(config: Any, auto_class: str, location: str) -> None:  # noqa: ANN401 - each architecture has its own
+    """Refuse an architecture that has no head of a kind, or would see the tokens that it has to predict.
+
+    Raises:
+        ModelError: transformers has no such class of it, or it is an encoder and is to predict the next token.
+    """
+    kind = config.model_type
+    # Most encoders also have the class of a decoder, for which their configuration has to say that they are one.
+    encoder = kind in HEADS["AutoModelForMaskedLM"] and not getattr(config, "is_decoder", False)
+    if auto_class == "AutoModelForCausalLM" and encoder:
+        raise ModelError(
+            f"{location} is an encoder ({kind}), whose tokens see those behind them, and no causal language model; "
+            "take a decoder such as GPT-2 or Llama, or set task.kind to masked_lm"
+        )
+    if kind not in HEADS[auto_class]:
+        raise ModelError(
+            f"{location} is of the architecture {kind}, of which transformers has no {auto_class}; take another model "
+            "or another task.kind"
+        )
 
 
 def check_length(config: Any, max_length: int, location: str) -> None:  # noqa: ANN401 - each architecture has its own
@@ -452,6 +474,6 @@ def _cannot_load(what: str, source: ModelSource, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     kind = "folder" if source.local else "hub id"
     return (
-        f"the {what} of {source.location!r} cannot be loaded ({reason}); give a folder with a Hugging Face model, "
-        f"or the id of a model that the hub serves; it was read as a {kind}"
+        f"the {what} of {source.location!r} cannot be loaded ({reason}); give a folder with a Hugging Face model, or, "
+        f"where the hub can be reached, the id of a model that it serves; it was read as a {kind}"
     )

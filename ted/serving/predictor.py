@@ -121,7 +121,7 @@ class ServedModel:
 
 
 class Predictor(ServedModel):
-    """Answers texts with the model of a bundle.
+    """Answers texts with the model of a bundle; :func:`ted.serving.generation.open_predictor` chooses it, or another.
 
     An 8-bit model scales its activations by batch: its answers move a little with the texts beside them.
     """

@@ -19,6 +19,14 @@ def test_the_configuration_of_the_teacher_is_read(folder: Path) -> None:
     assert teacher_config(new_settings(folder)).hidden_size == 32
 
 
+def test_both_models_must_have_the_head_of_the_task(folder: Path) -> None:
+    settings = new_settings(folder, task={"kind": "causal_lm"}, student={"config": {"num_hidden_layers": 2}})
+    with pytest.raises(ModelError, match=r"backbone is an encoder \(bert\)"):
+        teacher_config(settings)
+    with pytest.raises(ModelError, match=r"the student of student\.config is an encoder \(bert\)"):
+        student_config(settings, new_config())
+
+
 def test_a_student_takes_every_second_layer_unless_told(folder: Path) -> None:
     assert student_layers(new_settings(folder), 4) == (0, 2)
     assert student_layers(new_settings(folder, student={"layers": [0, 1, 3]}), 4) == (0, 1, 3)

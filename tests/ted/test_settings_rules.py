@@ -178,6 +178,10 @@ def test_distillation_of_predictions_needs_a_weight() -> None:
         parse_settings(merged(KD, nested("distillation.kl_alpha", 0)))
     with pytest.raises(SettingsError, match=r"prediction_mse_alpha is 0, so method kd"):
         parse_settings(merged(KD, REGRESSION, nested("distillation.prediction_mse_alpha", 0)))
+    weightless = merged(nested("distillation.kl_alpha", 0), nested("distillation.mse_alpha", 0))
+    with pytest.raises(SettingsError, match=r"kl_alpha and distillation.mse_alpha are 0, so method ted learns nothing"):
+        parse_settings(weightless)
+    assert parse_settings(nested("distillation.kl_alpha", 0)).distillation.mse_alpha > 0
 
 
 def test_padding_acts_on_predictions_per_token_too() -> None:

@@ -18,7 +18,7 @@ from ted.config import Settings
 from ted.errors import BundleError, ModelError, ParityError
 from ted.export import bundle as export_module
 from ted.export.bundle import export_bundle, serving_tokenizer
-from ted.files import read_json, sha256_file
+from ted.files import read_json, sha256_file, write_json
 from ted.serving.bundle import open_bundle
 from ted.serving.generation import Generator, open_predictor
 from ted.serving.predictor import Predictor
@@ -233,14 +233,34 @@ def test_a_flipped_byte_is_detected_when_the_bundle_is_opened(exported: Path, tm
         open_bundle(copy)
 
 
-def test_the_short_script_opens_the_bundle(exported: Path) -> None:
-    folder = exported / "ted-student" / "3"
-    command = [sys.executable, str(EXAMPLE), str(folder), *TEXTS[:2]]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    answers = [json.loads(line) for line in lines]
+def run_example(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, EXAMPLE, *arguments], check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("folder", ["ted-student", "ted-student/3"])
+def test_the_short_script_opens_the_bundle(exported: Path, folder: str) -> None:
+    answers = [json.loads(line) for line in run_example(exported / folder, *TEXTS[:2]).stdout.splitlines()]
     assert [answer["text"] for answer in answers] == TEXTS[:2]
-    served = Predictor(open_bundle(folder)).predict(TEXTS[:2])
+    served = Predictor(open_bundle(exported / folder)).predict(TEXTS[:2])
     assert [answer["label"] for answer in answers] == [answer["label"] for answer in served]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"task": {"kind": "multi_label"}}, "multi_label of texts"),
+        ({"pair": True}, "classification of pairs of texts"),
+    ],
+)
+def test_the_short_script_says_what_it_does_not_answer(
+    exported: Path, tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    manifest = read_json(exported / "ted-student" / "3" / "bundle.json")
+    write_json(tmp_path / "bundle.json", {**manifest, **changes})
+    done = run_example(tmp_path, "a text")
+    message = f"error: {tmp_path} is for {what}, not for a classification of single texts; use ted predict\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(message)
 
 
 def test_the_triton_config_names_every_input_and_output(exported: Path) -> None:

@@ -54,6 +54,7 @@ from ted.tasks import Task, get_task
 SAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
 CLASSIFICATION = get_task(TaskSettings(), LABELS)
 REGRESSION = get_task(TaskSettings(kind="regression"))
+CAUSAL = "AutoModelForCausalLM"
 
 
 @pytest.fixture
@@ -363,8 +364,27 @@ def test_positions_in_front_of_the_first_token_do_not_count(name: str) -> None:
 def test_states_of_two_widths_are_refused() -> None:
     case = ARCHITECTURES["opt"]
     with pytest.raises(ModelError, match=r"m has states 32 wide and last states 16 wide \(word_embed_proj_dim\)"):
-        check_config(case.new_config(case.new_tokenizer(), word_embed_proj_dim=16), 16, "m")
-    check_config(case.new_config(case.new_tokenizer()), 16, "m")
+        check_config(case.new_config(case.new_tokenizer(), word_embed_proj_dim=16), CAUSAL, 16, "m")
+    check_config(case.new_config(case.new_tokenizer()), CAUSAL, 16, "m")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_an_encoder_is_no_causal_language_model(name: str) -> None:
+    case = ARCHITECTURES[name]
+    config = case.new_config(case.new_tokenizer())
+    message = rf"m is an encoder \({name}\), whose tokens see those behind them, .* or set task\.kind to masked_lm"
+    with pytest.raises(ModelError, match=message):
+        check_config(config, CAUSAL, 16, "m")
+
+
+def test_what_says_that_it_is_a_decoder_is_a_causal_language_model() -> None:
+    check_config(new_config(is_decoder=True), CAUSAL, 16, "m")
+
+
+def test_an_architecture_without_the_head_is_refused() -> None:
+    case = ARCHITECTURES["gpt2"]
+    with pytest.raises(ModelError, match="m is of the architecture gpt2, of which transformers has no AutoModelForM"):
+        check_config(case.new_config(case.new_tokenizer()), "AutoModelForMaskedLM", 16, "m")
 
 
 class TestTies:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from typer.testing import CliRunner
 
 from ted.cli import app
-from ted.errors import DataError
+from ted.errors import BundleError, DataError
 from ted.files import sha256_file, write_json
 from ted.serving.bundle import open_bundle
 from ted.serving.generation import Generator, decode_pieces, log_probabilities, open_predictor
@@ -143,6 +143,13 @@ def generator(write_causal: WriteBundle) -> Generator:
 
 def test_the_kind_of_task_chooses_what_answers(write_bundle: WriteBundle) -> None:
     assert isinstance(open_predictor(open_bundle(write_bundle())), Predictor)
+
+
+def test_a_predictor_says_what_opens_a_language_model(write_causal: WriteBundle) -> None:
+    with pytest.raises(
+        BundleError, match=r"task 'causal_lm'; a Predictor answers .* ted\.serving\.generation\.open_predictor"
+    ):
+        Predictor(open_bundle(write_causal()))
 
 
 def test_a_continuation_ends_where_the_model_ends_it(generator: Generator) -> None:
