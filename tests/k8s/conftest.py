@@ -1,0 +1,57 @@
+"""A real cluster, where this machine has the script that starts one; elsewhere these tests are skipped.
+
+TED_TEST_CLUSTER names the script: `up` starts what does not run, `env` prints what a shell needs to reach it.
+"""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(os.environ.get("TED_TEST_CLUSTER", ROOT.parent / "shared/kubernetes/cluster"))
+
+Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def sourced(command: str) -> dict[str, str]:
+    """Return the environment after the exports that a command prints."""
+    done = subprocess.run(["bash", "-c", f'eval "$({command})" && env -0'], capture_output=True, check=True)
+    return dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment of a shell that reaches a running cluster."""
+    if not SCRIPT.is_file():
+        pytest.skip(f"no cluster: {SCRIPT} is not there; name a script that starts one with TED_TEST_CLUSTER")
+    subprocess.run([SCRIPT, "up"], check=True, capture_output=True, timeout=300)
+    environment = sourced(f"{shlex.quote(str(SCRIPT))} env")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", environment["KUBECONFIG"])
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: dict[str, str]) -> Kubectl:
+    """Runs kubectl on the cluster."""
+
+    def run(*arguments: str | Path, given: str | None = None, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        command = ["kubectl", *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, input=given, env=cluster, timeout=120, check=False
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def namespace(kubectl: Kubectl) -> str:
+    """The namespace with everything of k8s/base in it."""
+    kubectl("apply", "-k", ROOT / "k8s/base")
+    return "ted"
