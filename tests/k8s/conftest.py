@@ -5,6 +5,7 @@ TED_TEST_CLUSTER names the script: `up` starts what does not run, `env` prints w
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,11 @@ def kubectl(cluster: dict[str, str]) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def namespace(kubectl: Kubectl) -> str:
-    """The namespace with everything of k8s/base in it."""
-    kubectl("apply", "-k", ROOT / "k8s/base")
-    return "ted"
+def namespace(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A namespace of its own with everything of k8s/base in it, so that one in use stays as it is."""
+    folder = tmp_path_factory.mktemp("kustomize")
+    shutil.copytree(ROOT / "k8s/base", folder / "base")
+    (folder / "kustomization.yaml").write_text("namespace: ted-test\nresources: [base]\n")
+    kubectl("apply", "-k", folder)
+    yield "ted-test"
+    kubectl("delete", "namespace", "ted-test", "--wait=false")
