@@ -36,5 +36,9 @@ def check_gates(
     try:
         gates.enforce(verdicts)
     except GateError as error:
-        raise GateError(f"{error}\nreport  {keep_refused(judged)}") from None
+        try:
+            page = keep_refused(judged)
+        except OSError as failure:
+            raise GateError(f"{error}\nthe report could not be written: {failure}") from failure
+        raise GateError(f"{error}\nreport  {page}") from None
     return judged

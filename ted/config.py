@@ -47,8 +47,8 @@ PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
-LayerIndex = Annotated[int, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+LayerIndex = Annotated[int, Field(ge=0, strict=True)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 
 
 class Section(BaseModel):
@@ -62,11 +62,12 @@ class Section(BaseModel):
         """Refuse true and false where they would count as 1 and 0, or stand for a word that YAML took for them."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         values = value if isinstance(value, list | tuple) else (value,)
-        if bool not in {annotation, *get_args(annotation)} and any(isinstance(item, bool) for item in values):
+        kinds = {annotation, *get_args(annotation)}
+        if bool not in kinds and any(isinstance(item, bool) for item in values):
+            remedy = "; null switches it off" if type(None) in kinds else ""
             raise PydanticCustomError(
                 "truth_value",
-                "true or false cannot stand here, and YAML reads on, off, yes and no as these; "
-                "put a word in quotes, write null for none",
+                "true or false cannot stand here, and YAML reads on, off, yes and no without quotes as these" + remedy,
             )
         return value
 

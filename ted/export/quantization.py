@@ -87,10 +87,10 @@ def judge_int8(
         validation: texts and their score.
         export: the bounds.
         batch_sizes: texts of the runs that are timed.
-        repeats: timed runs per batch size.
+        repeats: timed runs per batch size and kind of run.
 
     Returns:
-        `accepted`, `reasons` against it, `metric_drop`, `latency_ratio` (the worst batch size), `size_ratio`, and the
+        `accepted`, `reasons` against it, `metric_drop`, `latency_ratio` (the worst run), `size_ratio`, and the
         figures behind them: `metric`, `latency_ratios`, `bytes`.
     """
     metric = {"float32": validation.score(reference), "int8": validation.score(candidate)}

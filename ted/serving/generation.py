@@ -123,11 +123,13 @@ class Generator(ServedModel):
         return ids, [text[start:end] for start, end in encoding.offsets]
 
     def runs(self, texts: Sequence[Text]) -> dict[str, dict[str, NDArray[Any]]]:
-        """Return the inputs that read whole texts, and those that add a token to texts that were read."""
+        """Return the inputs that read whole texts, and those that read the last token of a text after the others."""
         ((name, whole),) = super().runs(texts).items()
-        longer_BL = np.pad(whole["attention_mask"], ((0, 0), (0, 1)), constant_values=1)
-        step = {**whole, "input_ids": whole["input_ids"][:, -1:], "attention_mask": longer_BL}
-        return {name: whole, " next token": {**step, **self._cache(self.run(whole))}}
+        if len(texts) > 1 or whole["input_ids"].shape[1] == 1:
+            return {name: whole}
+        before = {part: values[:, :-1] for part, values in whole.items()}
+        step = {**whole, "input_ids": whole["input_ids"][:, -1:], **self._cache(self.run(before))}
+        return {name: whole, " next token": step}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.floating]]:
         """Return the raw outputs of one run by name; without a cache among the feeds, the cache is empty."""

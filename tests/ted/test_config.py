@@ -142,6 +142,14 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
             "filters.student_training.warmup_step: unknown setting; did you mean filters.student_training.warmup_st",
         ),
         ({"gates": {"max_size_ratio": False}}, "gates.max_size_ratio: true or false cannot stand here, and YAML reads"),
+        (
+            {"teacher": {"dropout": {"hidden_dropout_prob": False}}},
+            "teacher.dropout.hidden_dropout_prob: Input should be",
+        ),
+        (
+            {"filters": {"layer_pairs": [[True, 0]]}},
+            "filters.layer_pairs.0.0: Input should be a valid integer; got True",
+        ),
         ({"task": {"labels": [True, False]}}, "task.labels: true or false cannot stand here, and YAML reads on, off"),
         ({"distillation": {"teacher_cache": False}}, "distillation.teacher_cache: true or false cannot stand here, a"),
         ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),

@@ -20,6 +20,7 @@ from transformers import BertModel, PreTrainedTokenizerBase, PreTrainedTokenizer
 from benchmarks.tiny import TAGS, distillation_inputs, new_config, new_data, new_settings, new_tokenizer, write_model
 from ted import stages
 from ted.config import DataSettings, FilterSettings, QualitySettings, TaskSettings
+from ted.data.labels import read_tags
 from ted.data.preparation import collator, forward_batches, tokenize
 from ted.data.quality import Validation, validate
 from ted.data.sources import load_dataset, select_rows
@@ -83,6 +84,11 @@ class TestSources:
         table = {"tokens": ["  ".join(words) for words in self.WORDS], "tags": [" ".join(tags) for tags in self.TAGS]}
         pd.DataFrame(table).to_csv(tmp_path / "a.csv", index=False)
         self.check(self.load(tmp_path / "a.csv"))
+
+    def test_numbers_that_came_as_fractions(self) -> None:
+        table = Dataset.from_dict({"label": [[0.0, 1.0, -0.0]]})
+        column = read_tags(table, "a", {"0": "O", "1": "B-PER"})
+        assert column.to_pylist() == [["O", "B-PER", "O"]]
 
     def test_numbers_of_declared_tags(self, tmp_path: Path) -> None:
         names = ("O", "B-PER", "I-PER", "B-LOC")
