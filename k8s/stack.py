@@ -75,12 +75,22 @@ class Finding:
 def options(  # noqa: PLR0913 - one argument per option
     context: typer.Context,
     *,
-    artifacts: Annotated[str, typer.Option(help="Bucket and folder of the artifacts, such as s3://bucket/ted.")],
-    endpoint: Annotated[str | None, typer.Option(help="URL of an S3 server other than AWS, as pods reach it.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="Context of the kubeconfig, or the current one.")] = None,
-    namespace: Annotated[str, typer.Option(help="Namespace of the pods.")] = "ted",
-    registry: Annotated[str | None, typer.Option(help="Registry of the images; the image's if not given.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the stack and of each of its components.")] = "ted-kubernetes",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", help="Bucket and folder of the artifacts, such as s3://bucket/ted.")
+    ],
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="URL of an S3 server other than AWS, as pods reach it.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Context of the kubeconfig, or the current one.")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="Namespace of the pods.")] = "ted",
+    registry: Annotated[
+        str | None, typer.Option("--registry", help="Registry of the images; the image's if not given.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the stack and of each of its components.")
+    ] = "ted-kubernetes",
     config: Annotated[
         Path, typer.Option("--config", "-c", help="File whose `settings:` the stack takes as its own.")
     ] = SETTINGS,
