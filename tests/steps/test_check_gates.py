@@ -42,3 +42,15 @@ def test_a_student_that_fails_ends_the_run_with_rule_value_bound_and_report(
         check_gates.entrypoint(part(settings.model_copy(update={"gates": gates}), "gates"), evaluated[1])
     (judged,) = kept
     assert [gate["passed"] for gate in judged["gates"] if gate["rule"] == "max_size_ratio"] == [False]
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_verdict(
+    settings: Settings, evaluated: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: dict[str, Any]) -> Path:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(_refused, "keep_refused", fail)
+    gates = settings.gates.model_copy(update={"max_size_ratio": 0.01})
+    with pytest.raises(GateError, match=r"(?s)max_size_ratio: .*\nthe report could not be written: no space left"):
+        check_gates.entrypoint(part(settings.model_copy(update={"gates": gates}), "gates"), evaluated[1])
