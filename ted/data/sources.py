@@ -193,11 +193,16 @@ def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task:
     options = {"name": data.config_name, "revision": data.revision} if own else {}
     try:
         loaded = datasets.load_dataset(source, **options)
+    except ConnectionError as error:
+        raise DataError(
+            f"{source}: no such path here, and the hub could not be reached ({error}); give a local file or folder of "
+            "Parquet, CSV or JSONL files, or connect to a network and unset HF_HUB_OFFLINE"
+        ) from error
     except (OSError, ValueError) as error:
         raise DataError(
             f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name (of "
-            "a data set of several configurations, also data.config_name), or "
-            "download the data set where there is a network and give its folder of Parquet, CSV or JSONL files"
+            "a data set of several configurations, also data.config_name), or download the data set and give its "
+            "folder of Parquet, CSV or JSONL files"
         ) from error
     named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
     if own and data.splits is not None:

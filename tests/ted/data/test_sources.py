@@ -381,12 +381,19 @@ def test_text_without_labels_is_taken_from_all_splits_of_another_hub_data_set() 
     assert len(dataset["unlabelled"]) == 64
 
 
-def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(path: str, **_: object) -> DatasetDict:
-        raise ConnectionError(f"Couldn't reach '{path}' on the Hub")
+def test_hub_out_of_reach() -> None:
+    with pytest.raises(
+        DataError, match=r"films: no such path here, and the hub could not be reached \(.*; give a local"
+    ):
+        load("someone/films")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match=r"someone/films: no such path here.*Couldn't reach.*download the data set"):
+
+def test_hub_without_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(path: str, **_: object) -> DatasetDict:
+        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", absent)
+    with pytest.raises(DataError, match=r"films: no such path here, .* doesn't exist on the Hub\); correct the name"):
         load("someone/films")
 
 
