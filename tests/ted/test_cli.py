@@ -90,13 +90,14 @@ def test_a_folder_without_a_bundle_is_refused(refusal: Callable[[Sequence[str]],
     assert refusal(["predict", str(tmp_path), "a"]).startswith(f"Error: {tmp_path}")
 
 
-def test_findings_are_printed_where_a_rule_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_are_printed_once_where_a_rule_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     path = tmp_path / "config.yaml"
     data = "{source: tests/bad_inputs/unknown_label}, task: {labels: [negative, positive]}"
     path.write_text(f"parameters: {{data: {data}}}")
     result = CliRunner().invoke(app, ["check-data", "-c", str(path)])
     assert isinstance(result.exception, DataQualityError)
+    assert str(result.exception) == "the data are not fit for use (train: unknown_label); the JSON lines say why"
     (finding,) = map(json.loads, result.stdout.splitlines())
     assert (finding["rule"], finding["policy"], finding["rows"]) == ("unknown_label", "stop", [5, 9])
 
