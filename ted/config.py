@@ -592,6 +592,8 @@ def _explain(problem: "ErrorDetails") -> str:
 def _advice(problem: "ErrorDetails") -> str:
     """Return what was probably meant by a value that is refused, where that can be told."""
     given = problem["input"]
+    if problem["type"] == "string_type" and isinstance(given, int | float):
+        return ", which is what YAML reads without quotes; quote it"
     if problem["type"] == "literal_error":
         allowed = re.findall("'([^']+)'", problem["ctx"]["expected"])
         if near := difflib.get_close_matches(str(given), allowed, n=1):

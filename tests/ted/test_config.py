@@ -93,6 +93,7 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
         ({"method": "tedd"}, "'random_filter' or 'ted'; got 'tedd'; did you mean ted?"),
         ({"task": {"kind": "clasification"}}, "or 'masked_lm'; got 'clasification'; did you mean classification?"),
         ({"quality": {"missing": False}}, "quality.missing: Input should be 'stop' or 'exclude'; got False"),
+        ({"task": {"labels": ["a", True]}}, "a valid string; got True, which is what YAML reads without quotes; quote"),
         ({"data": 3}, "data: Input should be a valid dictionary"),
         ({"filters": {"layer_pairs": [[0, -1]]}}, "filters.layer_pairs.0.1: Input should be greater than or equal to"),
         ({"export": {"name": "My Model"}}, "export.name: String should match pattern"),
