@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ted.config import DataSettings, SplitName, TaskSettings
 from ted.data.labels import split_labels, type_name
-from ted.data.squad import read_squad
+from ted.data.squad import COLUMNS, read_squad
 from ted.errors import DataError
 from ted.files import sha256_file
 from ted.tasks import Task, get_task
@@ -377,10 +377,11 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
     for name, column in columns.items():
         if column not in present:
             near = difflib.get_close_matches(column, present, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{source}: no column {column!r} among {', '.join(map(repr, present))}; {hint}set data.{name}_column"
-            )
+            advice = f"{f'did you mean {near[0]!r}? ' if near else ''}set data.{name}_column"
+            if set(COLUMNS.values()) <= set(present):
+                lines = [f"data.{ours}_column: {theirs}" for ours, theirs in COLUMNS.items()]
+                advice = f"for task.kind: question_answering, set {', '.join(lines)}"
+            raise DataError(f"{source}: no column {column!r} among {', '.join(map(repr, present))}; {advice}")
 
 
 def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: Task, source: str) -> Dataset:

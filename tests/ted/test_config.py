@@ -110,7 +110,7 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
         ({"quality": {"min_characters": 9, "max_characters": 8}}, "quality.min_characters is above quality.max_charac"),
         (
             {"task": {"kind": "question_answering"}},
-            "data.text_pair_column is missing: with task.kind question_answering",
+            "the layout of SQuAD that is context, beside data.text_column: question and data.label_column: answers",
         ),
         (
             {**QUESTIONS, "data": {"text_pair_column": "b", "stride": 65}},
