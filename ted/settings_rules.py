@@ -99,12 +99,14 @@ def problems(settings: Settings) -> list[str]:
 
 
 def _without_teacher(settings: Settings) -> list[str]:
-    """Return that nothing of the teacher acts on a method of which it should be all."""
+    """Return that nothing of the teacher acts on a method that should learn from it."""
     mean_square = settings.task.kind == "regression" and not settings.resolved().distillation.batch_softmax_kl
-    weight = "prediction_mse_alpha" if mean_square else "kl_alpha"
-    if settings.method != "kd" or getattr(settings.distillation, weight) > 0:
+    weights = ["prediction_mse_alpha" if mean_square else "kl_alpha"]
+    weights += ["mse_alpha"] if settings.method in LAYER_METHODS else []
+    if settings.method == "finetune" or any(getattr(settings.distillation, weight) > 0 for weight in weights):
         return []
-    return [f"distillation.{weight} is 0, so method kd learns nothing from the teacher; raise it, or set finetune"]
+    named = " and ".join(f"distillation.{weight}" for weight in weights)
+    return [f"{named}: 0 leaves method {settings.method} nothing of the teacher; raise one, or set method: finetune"]
 
 
 def _without_half_precision(settings: Settings) -> list[str]:
