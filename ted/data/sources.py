@@ -175,8 +175,9 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
     """Return the splits of a path or hub id under our column names; without named splits, all rows are `train`."""
     path = Path(source)
     if not path.exists():
-        if Path(source).suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
-            raise DataError(f"{source}: no such file or folder; give a path that exists, or a hub data set id")
+        if path.suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
+            here = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths begin"
+            raise DataError(f"{source}: no such file or folder{here}; give a path that exists, or a hub data set id")
         return _read_hub(source, data, columns, task)
     for name in ("revision", "config_name", "splits"):
         if getattr(data, name) is not None and source == data.source:
@@ -195,14 +196,14 @@ def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task:
         loaded = datasets.load_dataset(source, **options)
     except ConnectionError as error:
         raise DataError(
-            f"{source}: no such path here, and the hub could not be reached ({error}); give a local file or folder of "
-            "Parquet, CSV or JSONL files, or connect to a network and unset HF_HUB_OFFLINE"
+            f"{source}: no such path in {Path.cwd()}, and the hub could not be reached ({error}); give a local file or "
+            "folder of Parquet, CSV or JSONL files, or connect to a network and unset HF_HUB_OFFLINE"
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name (of "
-            "a data set of several configurations, also data.config_name), or download the data set and give its "
-            "folder of Parquet, CSV or JSONL files"
+            f"{source}: no such path in {Path.cwd()}, and not loaded as a hub data set either ({error}); correct the "
+            "name (of a data set of several configurations, also data.config_name), or download the data set and give "
+            "its folder of Parquet, CSV or JSONL files"
         ) from error
     named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
     if own and data.splits is not None:

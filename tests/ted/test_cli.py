@@ -71,7 +71,8 @@ def test_a_bad_file_is_answered_in_a_line(
     if content is not None:
         path.write_bytes(content)
     (line,) = refusal([command, "-c", str(path)]).splitlines()
-    assert line.startswith(f"Error: {path}: {message}" if message else "Error: nowhere.csv: no such file or folder; ")
+    absent = f"nowhere.csv: no such file or folder in {Path.cwd()}, where relative paths begin; give"
+    assert line.startswith(f"Error: {path}: {message}" if message else f"Error: {absent}")
 
 
 def test_each_problem_of_a_file_has_its_line(refusal: Callable[[Sequence[str]], str], tmp_path: Path) -> None:

@@ -381,9 +381,17 @@ def test_text_without_labels_is_taken_from_all_splits_of_another_hub_data_set() 
     assert len(dataset["unlabelled"]) == 64
 
 
+def test_a_path_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"^a\.csv: no such file or folder in {re.escape(str(tmp_path))}, where"):
+        load("a.csv")
+    with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / 'a.csv'))}: no such file or folder; give a path"):
+        load(tmp_path / "a.csv")
+
+
 def test_hub_out_of_reach() -> None:
     with pytest.raises(
-        DataError, match=r"films: no such path here, and the hub could not be reached \(.*; give a local"
+        DataError, match=r"films: no such path in /.*, and the hub could not be reached \(.*; give a local"
     ):
         load("someone/films")
 
@@ -393,7 +401,7 @@ def test_hub_without_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", absent)
-    with pytest.raises(DataError, match=r"films: no such path here, .* doesn't exist on the Hub\); correct the name"):
+    with pytest.raises(DataError, match=r"films: no such path in /.*, .* doesn't exist on the Hub\); correct the name"):
         load("someone/films")
 
 
