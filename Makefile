@@ -30,9 +30,12 @@ test: install ## every check: style, types, import direction, tests
 bench: install ## measure speed into benchmarks/results
 	$(BIN)/python -m benchmarks
 
-lock: ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml requirements.in --all-extras --python-version 3.11 --no-annotate --upgrade \
-		--custom-compile-command "make lock" $(BY_TORCH:%=--no-emit-package %) --output-file requirements.lock
+COMPILE := uv pip compile pyproject.toml --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+	$(BY_TORCH:%=--no-emit-package %)
+
+lock: ## resolve requirements.lock and those of the images anew (needs uv)
+	$(COMPILE) requirements.in --all-extras --upgrade --output-file requirements.lock
+	$(COMPILE) --extra sample --extra cluster --constraint requirements.lock --output-file k8s/images/training.lock
 
 install: $(INSTALLED) ## create .venv from requirements.lock
 

@@ -16,8 +16,8 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("folder", type=Path, help="runs/latest/bundle/NAME, whose highest version counts, or a version")
 parser.add_argument("texts", nargs="+")
 arguments = parser.parse_args()
-versions = [int(path.parent.name) for path in arguments.folder.glob("[0-9]*/bundle.json")]
-folder = arguments.folder / str(max(versions)) if versions else arguments.folder
+versions = [path.parent for path in arguments.folder.glob("*/bundle.json") if path.parent.name.isdecimal()]
+folder = max(versions, key=lambda path: int(path.name), default=arguments.folder)
 bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
 if bundle["task"]["kind"] != "classification" or bundle["pair"]:
     what = f"{bundle['task']['kind']} of {'pairs of texts' if bundle['pair'] else 'texts'}"

@@ -38,7 +38,10 @@ def read_configuration(path: Path, step_names: Callable[[Settings], Collection[s
     problems += _type_problems(PipelineRunConfiguration, {**values, "parameters": None, "settings": None}, "")
     settings, wrong_parameters = parse_parameters(values)
     problems += wrong_parameters
-    problems += _step_problems(values.get("steps"), step_names(settings))
+    names = step_names(settings)
+    problems += _step_problems(values.get("steps"), names)
+    unknown = [name for name in settings.run.gpu_steps or () if name not in names]
+    problems += [f"run.gpu_steps: {name!r} is not a step of this run; {hint(name, names, '')}" for name in unknown]
     refuse(path, problems)
     return settings
 

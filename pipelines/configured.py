@@ -12,9 +12,11 @@ from zenml.models import PipelineRunResponse
 from zenml.pipelines.pipeline_definition import Pipeline
 
 from pipelines.configuration import read_configuration
+from pipelines.machines import options_for
 from pipelines.results import check_place, publish, show
 from ted.config import Settings
 from ted.errors import NonFiniteError, SettingsError, TedError
+from ted.settings_file import load_values
 
 DEFAULT_CONFIGURATION = Path("zenml_config.yaml")
 
@@ -36,6 +38,7 @@ class ConfiguredPipeline(Pipeline):
         except SettingsError as error:
             raise click.ClickException(str(error)) from None
         options |= {"config_path": str(path), "parameters": settings.model_dump(mode="json")}
+        options |= options_for(Client().active_stack_model, settings, load_values(path), self._step_names(settings))
         configured = super().with_options(*args, **options)
         assert isinstance(configured, ConfiguredPipeline)
         configured.settings = settings

@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from zenml.models import ArtifactVersionResponse, PipelineRunResponse
+from zenml.models import PipelineRunResponse
 
+from steps._run import output
 from ted.errors import SettingsError
 from ted.files import atomic_folder, read_json, write_json
 
@@ -31,13 +32,13 @@ def publish(run: PipelineRunResponse, output_dir: Path) -> Results:
 
     Results are named after their report, so a run whose steps were all cached finds those of the run that made them.
     """
-    report = _output(run, "build_report")
+    report = output(run, "build_report", "report")
     folder = output_dir / "results" / f"{report.created:%Y-%m-%d-%H%M%S}-{report.id.hex[:8]}"
     if not folder.is_dir():
         with atomic_folder(folder) as temporary:
-            write_json(temporary / "evaluation.json", _output(run, "check_gates").load())
+            write_json(temporary / "evaluation.json", output(run, "check_gates", "judged_evaluation").load())
             (temporary / "report.html").write_text(report.load(), encoding="utf-8")
-            bundle: Path = _output(run, "export_onnx", "bundle").load()
+            bundle: Path = output(run, "export_onnx", "bundle").load()
             shutil.copytree(bundle, temporary / "bundle", copy_function=shutil.move)
             shutil.rmtree(bundle)
     _link(output_dir / LATEST, folder)
@@ -81,12 +82,6 @@ def show(results: Results) -> None:
         console.print(f"{mark}  {gate['rule']}: {gate['message']}", highlight=False)
     console.print(f"report  {results.folder / 'report.html'}", highlight=False)
     console.print(f"bundle  {results.folder / 'bundle'}", highlight=False)
-
-
-def _output(run: PipelineRunResponse, step: str, name: str | None = None) -> ArtifactVersionResponse:
-    outputs = run.steps[step].outputs
-    found: ArtifactVersionResponse = outputs[name or next(iter(outputs))][0]
-    return found
 
 
 def _link(link: Path, target: Path) -> None:

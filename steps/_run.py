@@ -1,12 +1,61 @@
-"""What a run says of itself: how long its steps took, and on what it ran."""
+"""What a run says of itself: what its steps gave, how long they took, on what it ran, and all of it on one page."""
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from zenml import get_step_context
 from zenml.client import Client
+from zenml.models import ArtifactVersionResponse, PipelineRunResponse
+from zenml.types import HTMLString
 
+from ted.config import Settings
 from ted.run_record import git_commit, library_versions
+
+
+def output(run: PipelineRunResponse, step: str, name: str) -> ArtifactVersionResponse:
+    """Return an output of a step by the name of its artifact."""
+    found: ArtifactVersionResponse = run.steps[step].outputs[name][0]
+    return found
+
+
+def new_page(
+    settings: Settings,
+    data_findings: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    evaluation_files: Path,
+    evaluation: Mapping[str, Any],
+    bundle_manifest: Mapping[str, Any] | None,
+) -> HTMLString:
+    """Return the report of the running pipeline as HTML.
+
+    Args:
+        settings: All sections.
+        data_findings: Broken rules and rows per split.
+        metrics: What each training step returned, in order.
+        evaluation_files: Predictions of every model.
+        evaluation: Figures of every model, judged.
+        bundle_manifest: Content of the bundle's bundle.json, if there is one.
+    """
+    from ted import report
+
+    seconds, cached = step_times()
+    version = {"model version": "{name} {version}".format(**bundle_manifest)} if bundle_manifest else {}
+    inputs = report.ReportInputs(
+        settings=settings.model_dump(mode="json"),
+        split_rows=data_findings["split_rows"],
+        findings=data_findings["findings"],
+        stages={entry["step"]: entry for entry in metrics},
+        evaluation=evaluation,
+        predictions=evaluation_files / "predictions.parquet",
+        bundle=bundle_manifest,
+        environment={**environment(), **version},
+        step_seconds=seconds,
+        cached_steps=cached,
+    )
+    return HTMLString(report.build_report(inputs))
 
 
 def step_times() -> tuple[dict[str, float], list[str]]:

@@ -7,7 +7,7 @@ from zenml import ArtifactConfig, step
 from zenml.types import HTMLString
 
 from steps._cache import cached_by, code_digest
-from steps._run import environment, step_times
+from steps._run import new_page
 from steps._settings import StepSettings
 
 
@@ -34,19 +34,4 @@ def build_report(
         evaluation: Figures of every model, judged.
         bundle_manifest: Content of the bundle's bundle.json.
     """
-    from ted import report
-
-    seconds, cached = step_times()
-    inputs = report.ReportInputs(
-        settings=settings.model_dump(mode="json"),
-        split_rows=data_findings["split_rows"],
-        findings=data_findings["findings"],
-        stages={entry["step"]: entry for entry in metrics},
-        evaluation=evaluation,
-        predictions=evaluation_files / "predictions.parquet",
-        bundle=bundle_manifest,
-        environment={**environment(), "model version": "{name} {version}".format(**bundle_manifest)},
-        step_seconds=seconds,
-        cached_steps=cached,
-    )
-    return HTMLString(report.build_report(inputs))
+    return new_page(settings, data_findings, metrics, evaluation_files, evaluation, bundle_manifest)

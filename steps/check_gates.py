@@ -1,4 +1,4 @@
-"""Hold the student against the rules; a student that fails one ends the run."""
+"""Hold the student against the rules; a student that fails one ends the run, and leaves a report."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,8 @@ from steps._settings import StepSettings
 
 
 def _code() -> str:
-    return code_digest(__name__)
+    # The verdicts, that is: how the page of a refused student looks is no part of what this step returns.
+    return code_digest("ted.gates")
 
 
 @step(cache_policy=cached_by(_code))
@@ -23,11 +24,21 @@ def check_gates(
         evaluation: Figures of every model.
 
     Raises:
-        GateError: the student failed a rule.
+        GateError: the student failed a rule; the message ends with the place of the report.
     """
+    from steps._refused import keep_refused
     from ted import gates
+    from ted.errors import GateError
 
     verdicts = gates.check(evaluation, settings.gates)
     log_metadata({verdict.rule: verdict.message for verdict in verdicts})
-    gates.enforce(verdicts)
-    return {**evaluation, "gates": [verdict.as_dict() for verdict in verdicts]}
+    judged = {**evaluation, "gates": [verdict.as_dict() for verdict in verdicts]}
+    try:
+        gates.enforce(verdicts)
+    except GateError as error:
+        try:
+            page = keep_refused(judged)
+        except OSError as failure:
+            raise GateError(f"{error}\nthe report could not be written: {failure}") from failure
+        raise GateError(f"{error}\nreport  {page}") from None
+    return judged

@@ -7,6 +7,7 @@ from zenml import ArtifactConfig, step
 from zenml.enums import ArtifactType
 
 from steps._cache import cached_by, code_digest
+from steps._checkpoints import checkpoint_store
 from steps._folders import new_folder
 from steps._materializers import FolderMaterializer
 from steps._metrics import log_training
@@ -49,6 +50,6 @@ def distill_student(
         student=student_start,
         student_filters=student_filters,
     )
-    metrics = stages.distill_student(settings, inputs, folder)
+    metrics = stages.distill_student(settings, inputs, folder, checkpoint_store())
     log_training(metrics)
     return folder, {"step": "distill_student", **metrics}

@@ -7,6 +7,7 @@ from zenml import ArtifactConfig, step
 from zenml.enums import ArtifactType
 
 from steps._cache import cached_by, code_digest
+from steps._checkpoints import checkpoint_store
 from steps._folders import new_folder
 from steps._materializers import FolderMaterializer
 from steps._metrics import log_training
@@ -36,6 +37,6 @@ def finetune_control(
     from ted import stages
 
     folder = new_folder("control")
-    metrics = stages.train_control(settings, validated_data, student_start, folder)
+    metrics = stages.train_control(settings, validated_data, student_start, folder, checkpoint_store())
     log_training(metrics)
     return folder, {"step": "finetune_control", **metrics}

@@ -7,6 +7,7 @@ from zenml import ArtifactConfig, step
 from zenml.enums import ArtifactType
 
 from steps._cache import cached_by, code_digest
+from steps._checkpoints import checkpoint_store
 from steps._folders import new_folder
 from steps._materializers import FolderMaterializer
 from steps._metrics import log_training
@@ -36,6 +37,6 @@ def learn_teacher_filters(
     from ted import stages
 
     folder = new_folder("teacher_filters")
-    metrics = stages.learn_filters(settings, validated_data, teacher, "teacher", folder)
+    metrics = stages.learn_filters(settings, validated_data, teacher, "teacher", folder, checkpoint_store())
     log_training(metrics)
     return folder, {"step": "learn_teacher_filters", **metrics}

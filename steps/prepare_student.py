@@ -7,6 +7,7 @@ from zenml import ArtifactConfig, step
 from zenml.enums import ArtifactType
 
 from steps._cache import cached_by, code_digest
+from steps._checkpoints import checkpoint_store
 from steps._folders import new_folder
 from steps._materializers import FolderMaterializer
 from steps._metrics import log_training
@@ -36,6 +37,6 @@ def prepare_student(
     from ted import stages
 
     folder = new_folder("student_start")
-    metrics = stages.prepare_student(settings, validated_data, folder)
+    metrics = stages.prepare_student(settings, validated_data, folder, checkpoint_store())
     log_training(metrics, model_digest=model_digest)
     return folder, {"step": "prepare_student", **metrics}

@@ -11,7 +11,17 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ted.errors import SettingsError
 
@@ -38,14 +48,29 @@ PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
-LayerIndex = Annotated[int, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+LayerIndex = Annotated[int, Field(ge=0, strict=True)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 
 
 class Section(BaseModel):
     """A frozen block of settings that refuses unknown keys; the string under a field is its description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where they would count as 1 and 0, or stand for a word that YAML took for them."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        values = value if isinstance(value, list | tuple) else (value,)
+        kinds = {annotation, *get_args(annotation)}
+        if bool not in kinds and any(isinstance(item, bool) for item in values):
+            remedy = "; null switches it off" if type(None) in kinds else ""
+            raise PydanticCustomError(
+                "truth_value",
+                "true or false cannot stand here, and YAML reads on, off, yes and no without quotes as these" + remedy,
+            )
+        return value
 
 
 class TaskSettings(Section):
@@ -433,10 +458,12 @@ class PromotionSettings(Section):
 
 
 class RunSettings(Section):
-    """Where a run leaves its files."""
+    """Where a run leaves its files, and which of its steps compute on a GPU."""
 
     output_dir: Annotated[str, Field(min_length=1)] = "runs"
     """Folder for reports, bundles, checkpoints and kept teacher outputs."""
+    gpu_steps: tuple[str, ...] | None = None
+    """Steps whose pods get the GPU that the pods of a Kubernetes stack ask for; None gives one to each step."""
 
 
 class ReportSettings(Section):
@@ -510,7 +537,7 @@ class Settings(Section):
     promotion: PromotionSettings = PromotionSettings()
     """What happens to a version that passes."""
     run: RunSettings = RunSettings()
-    """Where a run leaves its files."""
+    """Where a run leaves its files, and which of its steps compute on a GPU."""
     report: ReportSettings = ReportSettings()
     """What the report says beside the results."""
 

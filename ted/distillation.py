@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from ted.config import Settings
 from ted.data.preparation import Batch, to_device
@@ -136,11 +136,16 @@ class Sides:
 
     @torch.no_grad()
     def _align(self, settings: Settings, teacher: FilteredTeacher, batches: Iterable[Batch]) -> Tensor:
-        """Start the student's filters as the settings ask; return the variance of each pair's target."""
+        """Start the student's filters as the settings ask; return the variance of each pair's target.
+
+        The student has its dropout on, as when it is trained: filters that fit states without it would, where these
+        hardly vary, blow its noise up to many times the target.
+        """
         filters, options = self.student_filters, settings.distillation
         assert filters is not None
         statistics = RidgeStatistics(len(filters.layers), filters.input_dim, filters.output_dim)
-        self.student.train(False)
+        set_seed(settings.seed)
+        self.student.train()
         for batch in to_device(batches):
             move(self.student, batch["input_ids"].device)
             states = run_model(self.student, batch, filters.layers).states

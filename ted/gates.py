@@ -94,7 +94,7 @@ def _gain_rule(rule: str, evaluation: Mapping[str, Any], bound: float, other: st
     if other not in evaluation["models"]:
         return _not_judged(rule, bound, f"{other} was not evaluated")
     gain = _gain(evaluation, other)
-    message = f"{_against(evaluation, other)}: {gain:+.4f}; the bound is {bound:+.4f}"
+    message = f"{_against(evaluation, other)}: {gain:+.4f}; it must exceed {bound:+.4f}"
     return Verdict(rule, gain, bound, gain > bound + ROUNDING, message)
 
 

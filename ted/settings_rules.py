@@ -102,11 +102,15 @@ def _without_teacher(settings: Settings) -> list[str]:
     """Return that nothing of the teacher acts on a method that should learn from it."""
     mean_square = settings.task.kind == "regression" and not settings.resolved().distillation.batch_softmax_kl
     weights = ["prediction_mse_alpha" if mean_square else "kl_alpha"]
-    weights += ["mse_alpha"] if settings.method in LAYER_METHODS else []
+    if settings.method in LAYER_METHODS:
+        weights.append("mse_alpha")
     if settings.method == "finetune" or any(getattr(settings.distillation, weight) > 0 for weight in weights):
         return []
-    named = " and ".join(f"distillation.{weight}" for weight in weights)
-    return [f"{named}: 0 leaves method {settings.method} nothing of the teacher; raise one, or set method: finetune"]
+    zero = " and ".join(f"distillation.{weight}" for weight in weights)
+    verb, what = ("is", "it") if len(weights) == 1 else ("are", "one of them")
+    return [
+        f"{zero} {verb} 0, so method {settings.method} learns nothing from the teacher; raise {what}, or set finetune"
+    ]
 
 
 def _without_half_precision(settings: Settings) -> list[str]:

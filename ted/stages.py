@@ -1,7 +1,7 @@
 """The stages of a run. Each reads folders, trains or builds one thing, and writes one folder in one piece.
 
 A stage that is killed and called again with the same inputs goes on from its last checkpoint and ends with the same
-weights.
+weights. With a store, it may be called on another machine.
 """
 
 import hashlib
@@ -17,12 +17,14 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import set_seed
 
+from ted import checkpoints
+from ted.checkpoints import CheckpointStore
 from ted.config import Settings, TrainingSettings
 from ted.data.collecting import Collector
 from ted.data.preparation import Batch, Collator, collator, forward_batches, to_device, tokenize, training_features
 from ted.data.sources import dataset_fingerprint
 from ted.distillation import MATCH_ROWS, Side, Sides, layer_errors, layer_match, new_filters, teacher_outputs
-from ted.files import atomic_folder, remove_folder, sha256_file, write_json
+from ted.files import atomic_folder, sha256_file, write_json
 from ted.filters import TaskAwareFilters, initialise
 from ted.matching import student_config, student_layers
 from ted.methods import METHODS
@@ -61,27 +63,28 @@ class DistillationInputs:
 
 @dataclass(frozen=True)
 class StageData:
-    """Validated data, its task and what names its contents."""
+    """Validated data, its task, what names its contents, and where checkpoints of trainings on it are copied to."""
 
     dataset: DatasetDict
     task: Task
     fingerprint: str
+    store: CheckpointStore | None = None
 
 
-def load_stage_data(settings: Settings, folder: Path) -> StageData:
+def load_stage_data(settings: Settings, folder: Path, store: CheckpointStore | None = None) -> StageData:
     """Return the validated data of a folder."""
     dataset = DatasetDict.load_from_disk(str(folder))
-    return StageData(dataset, get_task(settings.task, labels_of(dataset)), dataset_fingerprint(dataset))
+    return StageData(dataset, get_task(settings.task, labels_of(dataset)), dataset_fingerprint(dataset), store)
 
 
-def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
+def finetune_teacher(settings: Settings, data: Path, out: Path, store: CheckpointStore | None = None) -> Metrics:
     """Fine-tune the teacher on the labelled rows and write it; without `teacher.finetune`, write it as it is.
 
     Raises:
         ModelError: the model cannot be loaded or does not fit the task.
         NonFiniteError: training diverged.
     """
-    stage = load_stage_data(settings, data)
+    stage = load_stage_data(settings, data, store)
     options = settings.teacher
     loaded = load_teacher(settings, stage.task, fresh_head=options.finetune, attention=options.attn_implementation)
     if settings.teacher.finetune:
@@ -91,7 +94,7 @@ def finetune_teacher(settings: Settings, data: Path, out: Path) -> Metrics:
     return metrics
 
 
-def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
+def prepare_student(settings: Settings, data: Path, out: Path, store: CheckpointStore | None = None) -> Metrics:
     """Build or load the student, fine-tune it on the labelled rows and write it: the start of every method.
 
     Without `student.finetune` it is written as it was built or loaded.
@@ -100,7 +103,7 @@ def prepare_student(settings: Settings, data: Path, out: Path) -> Metrics:
         ModelError: the student cannot be built, or does not share the teacher's tokenizer.
         NonFiniteError: training diverged.
     """
-    stage = load_stage_data(settings, data)
+    stage = load_stage_data(settings, data, store)
     loaded = _new_start(settings, stage.task)
     if settings.student.finetune:
         return _finetune("student start", settings, settings.student.training, stage, loaded, out)
@@ -129,13 +132,15 @@ def _new_start(settings: Settings, task: Task) -> LoadedModel:
     return LoadedModel(student, teacher.tokenizer)
 
 
-def train_control(settings: Settings, data: Path, student: Path, out: Path) -> Metrics:
+def train_control(
+    settings: Settings, data: Path, student: Path, out: Path, store: CheckpointStore | None = None
+) -> Metrics:
     """Train the student start on for as many steps as distillation takes, on labels alone, and write it.
 
     Raises:
         NonFiniteError: training diverged.
     """
-    stage = load_stage_data(settings, data)
+    stage = load_stage_data(settings, data, store)
     training = settings.distillation.training
     loaded = load_trained(student, attention=settings.student.attn_implementation)
     features, _ = training_features(stage.dataset, loaded.tokenizer, stage.task, settings.data)
@@ -143,7 +148,9 @@ def train_control(settings: Settings, data: Path, student: Path, out: Path) -> M
     return _finetune("control", settings, training, stage, loaded, out)
 
 
-def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: Path) -> Metrics:
+def learn_filters(
+    settings: Settings, data: Path, model: Path, side: Side, out: Path, store: CheckpointStore | None = None
+) -> Metrics:
     """Stage I: learn one side's filters on its frozen model and write them.
 
     What the method does not learn in stage I is written as it starts: identity or random filters of the teacher, and
@@ -153,7 +160,7 @@ def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: 
         ModelError: layers cannot be matched.
         NonFiniteError: training diverged.
     """
-    stage = load_stage_data(settings, data)
+    stage = load_stage_data(settings, data, store)
     filters = new_filters(settings, load_config(find_model(str(model))).hidden_size, side)
     metrics: Metrics = {**UNTRAINED, "probes": {}}
     if filters is not None and learned_in_stage_one(settings, side):
@@ -166,14 +173,16 @@ def learn_filters(settings: Settings, data: Path, model: Path, side: Side, out: 
     return metrics
 
 
-def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -> Metrics:
+def distill_student(
+    settings: Settings, inputs: DistillationInputs, out: Path, store: CheckpointStore | None = None
+) -> Metrics:
     """Stage II: train the student start with the method's loss and write it. Filters are left behind.
 
     Raises:
         ModelError: teacher and student see different inputs, or their filters do not match.
         NonFiniteError: training diverged.
     """
-    stage = load_stage_data(settings, inputs.data)
+    stage = load_stage_data(settings, inputs.data, store)
     teacher, student = _load_side(settings, inputs.teacher, "teacher"), _load_side(settings, inputs.student, "student")
     tokenizer = shared_tokenizer(teacher, student)
     collate = collator(tokenizer, stage.task)
@@ -194,7 +203,7 @@ def distill_student(settings: Settings, inputs: DistillationInputs, out: Path) -
     metrics = train(run, objective, rows, collate)
     metrics["layer_match"] = layer_match(sides, before, layer_errors(objective, probe))
     _write_model(out, student, metrics, run_record(settings, stage.fingerprint))
-    remove_folder(run.checkpoints)
+    checkpoints.remove(run.checkpoints, run.store)
     return metrics
 
 
@@ -241,7 +250,7 @@ def _finetune(
     run = _training_run(name, settings, training, stage, {"start": _state_digest(loaded.model)})
     metrics = train(run, TaskObjective(loaded.model, task), rows, collator(loaded.tokenizer, task))
     _write_model(out, loaded, metrics, run_record(settings, stage.fingerprint))
-    remove_folder(run.checkpoints)
+    checkpoints.remove(run.checkpoints, run.store)
     return metrics
 
 
@@ -266,7 +275,7 @@ def _learn(settings: Settings, stage: StageData, folder: Path, side: Side, filte
     )
     metrics = train(run, objective, labelled, collate)
     metrics["probes"] = _probe(settings, stage, loaded, objective)
-    remove_folder(run.checkpoints)
+    checkpoints.remove(run.checkpoints, run.store)
     return metrics
 
 
@@ -302,7 +311,7 @@ def _training_run(
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(settings.run.output_dir) / "checkpoints" / f"{name.replace(' ', '-')}-{key}"
-    return TrainingRun(name, training, settings.seed, folder, settings.data.group_by_length)
+    return TrainingRun(name, training, settings.seed, folder, settings.data.group_by_length, stage.store)
 
 
 def _first(task: Task, rows: Dataset, collate: Collator, count: int) -> Iterable[Batch]:

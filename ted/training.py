@@ -1,8 +1,6 @@
 """The one training loop: `transformers.Trainer` over an objective, guarded, resumable, with named terms in its log."""
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,25 +17,27 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from typing_extensions import override
 
+from ted import checkpoints
+from ted.checkpoints import CheckpointStore
 from ted.config import TrainingSettings
 from ted.data.preparation import Batch, Collator
 from ted.errors import ModelError, NonFiniteError
 from ted.methods import Counts
 from ted.objectives import Objective
 
-COMPLETE = "complete.json"
 LOGGED_POINTS = 40
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training to be done: its name in messages, its settings, seed, and the folder its checkpoints live in."""
+    """A training to be done: its name in messages, its settings, its seed, and where its checkpoints live."""
 
     name: str
     settings: TrainingSettings
     seed: int
     checkpoints: Path
     group_by_length: bool = True
+    store: CheckpointStore | None = None
 
 
 class EpochLengthSampler(LengthGroupedSampler):
@@ -214,16 +214,18 @@ class ObjectiveTrainer(Trainer):
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
+        checkpoint = self.run.checkpoints / f"{checkpoints.PREFIX}{self.state.global_step}"
+        checkpoints.complete(checkpoint)
+        if self.run.store is not None:
+            self.run.store.put(checkpoint)
 
-    def go_on(self, checkpoint: str) -> None:
+    def go_on(self, checkpoint: Path) -> None:
         """Train on from a checkpoint; only load it if the run was done: the base class would make one more update."""
-        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step < state.max_steps:
-            self.train(resume_from_checkpoint=checkpoint)
+            self.train(resume_from_checkpoint=str(checkpoint))
             return
-        self._load_from_checkpoint(checkpoint)
+        self._load_from_checkpoint(str(checkpoint))
         self.state = state
 
     @override
@@ -252,7 +254,9 @@ def train(run: TrainingRun, objective: Objective, rows: Dataset, collate: Collat
     if run.settings.gradient_checkpointing:
         _checkpoint_activations(objective)
     trainer = ObjectiveTrainer(run, objective, rows, collate)
-    checkpoint = _last_complete(run.checkpoints)
+    if run.store is not None:
+        run.store.fetch(run.checkpoints)
+    checkpoint = checkpoints.newest(run.checkpoints)
     if checkpoint is None:
         trainer.train()
     else:
@@ -262,7 +266,7 @@ def train(run: TrainingRun, objective: Objective, rows: Dataset, collate: Collat
         "log_history": history,
         "steps": trainer.state.global_step,
         "seconds": time.monotonic() - started,
-        "resumed_from": int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0,
+        "resumed_from": checkpoints.step_of(checkpoint) if checkpoint else 0,
     }
 
 
@@ -305,17 +309,6 @@ def _arguments(run: TrainingRun, num_rows: int) -> TrainingArguments:
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _last_complete(folder: Path) -> str | None:
-    """Return the newest complete checkpoint, after removing those that a kill left half-written."""
-    complete: dict[int, Path] = {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / COMPLETE).is_file():
-            complete[int(checkpoint.name.rsplit("-", 1)[1])] = checkpoint
-        else:
-            shutil.rmtree(checkpoint)
-    return str(complete[max(complete)]) if complete else None
 
 
 def _not_finite(what: str, name: str, step: int) -> str:

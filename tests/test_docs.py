@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -128,6 +129,10 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def extras() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
 def check_command(line: str) -> None:
     program, *arguments = shlex.split(line)
     if program == "make":
@@ -144,6 +149,13 @@ def check_command(line: str) -> None:
     elif program == "pytest":
         paths = [argument for argument in arguments if argument.startswith("tests/")]
         assert all((ROOT / path).exists() for path in paths)
+    elif program in {"kubectl", "docker"}:
+        paths = [argument for argument in arguments if argument.startswith("k8s/")]
+        assert all((ROOT / path).exists() for path in paths)
+    elif program == "pip":
+        assert set(re.findall(r"\[(\w+)\]", line)) <= extras()
+    elif program == "export":
+        assert all("=" in argument for argument in arguments)
     else:
         assert line in {"source .venv/bin/activate", "pre-commit install"}, f"no known program {program}"
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ted.errors import DataError
 
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 NEGATIVE = re.compile(r"-\d+(\.0)?")
 
 
@@ -83,9 +84,28 @@ def class_numbers(names: Sequence[str], *, declared: bool) -> dict[str, int]:
     return numbers
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Return class names in order, numbers by value."""
-    return tuple(sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name)))
+def found_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels that a source has, in order.
+
+    Raises:
+        DataError: all of them are numbers, of which nobody could tell what an answer means.
+    """
+    found = sorted(names)
+    if len(found) > 1 and all(NUMBER.fullmatch(name) for name in found):
+        found.sort(key=float)
+        remedy = f"write task.labels: [{', '.join(f'{name!r}' for name in found)}] if they are called so"
+        if found == [str(index) for index in range(len(found))]:
+            remedy = f"give the names that they stand for under task.labels, beginning with that of 0, or {remedy}"
+        raise DataError(f"the labels are numbers: {', '.join(found)}; {remedy}")
+    return tuple(found)
+
+
+def hash_numbers(texts: Iterable[str | None]) -> NDArray[np.float64]:
+    """Return a number for each text, by which labels of several parts are compared; NaN for None."""
+    column = np.array(list(texts), dtype=object)
+    # A float64 holds whole numbers of 53 bits exactly.
+    numbers = pd.util.hash_array(column, categorize=False) >> np.uint64(11)
+    return np.where(pd.isna(column), np.nan, numbers.astype(np.float64))
 
 
 def read_numbers(table: Dataset, place: str) -> pa.ChunkedArray:
@@ -126,6 +146,8 @@ def _tags(value: Any, names: Mapping[str, str]) -> list[str | None] | None:  # n
     if value is None:
         return None
     tags = value if isinstance(value, list) else str(value).split()
+    # A list with a gap may have come as fractions.
+    tags = [int(tag) if isinstance(tag, float) and tag.is_integer() else tag for tag in tags]
     return [None if tag is None or _is_negative(tag) else names.get(str(tag), str(tag)) for tag in tags]
 
 
@@ -173,6 +195,8 @@ def _require_no_vectors(column: pa.Array, lengths: NDArray[np.integer], place: s
     rows, values = np.repeat(np.arange(len(lengths)), lengths), column.flatten()
     if not len(rows):
         return
+    if _is_text(values.type) and set(values.unique().to_pylist()) <= {"0", "1", None}:
+        values = values.cast(pa.int64())
     first, what = 0, ""
     if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
         what = f"holds lists of {values.type} (row {{row}}: {{value}})"

@@ -37,8 +37,8 @@ READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parque
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_NAMES |= {"dev": "validation", "test": "test"}
 SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z0-9]).*", re.IGNORECASE)
-# Also train1, tests, training_data and testset: what people call a split too.
-SPLIT_LIKE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(s|ing)?(data|sets?|split)?(?![^\W\d_]).*", re.IGNORECASE)
+# Also train1, tests, training_data and testdataset: what people call a split too.
+SPLIT_LIKE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(s|ing)?(data)?(sets?|split|files?)?(?![^\W\d_]).*", re.IGNORECASE)
 SPLIT_WORD = re.compile(rf"(?<![^\W_])({'|'.join(SPLIT_NAMES)})(?![^\W_])", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 BATCH_ROWS = 50_000

@@ -28,3 +28,6 @@ student has the teacher's weights and runs them as often as it has layers: which
 
 LAST_WIDTH: Final = {"opt": "word_embed_proj_dim"}
 """Kinds whose last states may have another width than the others, and the value that gives it."""
+
+ENCODERS: Final = frozenset({"bert-generation"})
+"""Kinds that are encoders unless their configuration says otherwise, beside all that have a masked language model."""

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ted.errors import ModelError
 from ted.files import sha256_file
-from ted.models.facts import LAST_WIDTH
+from ted.models.facts import ENCODERS, LAST_WIDTH
 from ted.models.frozen import model_inputs
 from ted.tasks import Task
 
@@ -284,11 +284,11 @@ def check_head(config: Any, auto_class: str, location: str) -> None:  # noqa: AN
     """
     kind = config.model_type
     # Most encoders also have the class of a decoder, for which their configuration has to say that they are one.
-    encoder = kind in HEADS["AutoModelForMaskedLM"] and not getattr(config, "is_decoder", False)
-    if auto_class == "AutoModelForCausalLM" and encoder:
+    decoder = kind not in {*HEADS["AutoModelForMaskedLM"], *ENCODERS} or getattr(config, "is_decoder", False)
+    if auto_class == "AutoModelForCausalLM" and not decoder:
         raise ModelError(
-            f"{location} is an encoder ({kind}), whose tokens see those behind them, and no causal language model; "
-            "take a decoder such as GPT-2 or Llama, or set task.kind to masked_lm"
+            f"{location} is of the architecture {kind}, whose configuration does not say that it is a decoder: no "
+            "causal language model; take a decoder such as GPT-2 or Llama, or set task.kind to masked_lm"
         )
     if kind not in HEADS[auto_class]:
         raise ModelError(
@@ -305,20 +305,20 @@ def check_length(config: Any, max_length: int, location: str) -> None:  # noqa: 
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
-        positions -= _positions_before_first(config)
+        positions -= _positions_before_first(config, location)
     if positions is not None and max_length > positions:
         raise ModelError(
             f"data.max_length is {max_length}, but {location} has {positions} positions; lower it to at most that"
         )
 
 
-def _positions_before_first(config: Any) -> int:  # noqa: ANN401 - each architecture has its own class
+def _positions_before_first(config: Any, location: str) -> int:  # noqa: ANN401 - each architecture has its own class
     """Return how many rows of a table of positions hold no token: some count positions from behind the padding's id."""
     try:
         with torch.device("meta"):
             model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        raise ModelError(f"{type(config).__name__} makes no model: {error}; change student.config") from error
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ModelError(f"{location} makes no model: {error}; change its configuration") from error
     tables = [
         module
         for name, module in model.named_modules()

@@ -160,10 +160,10 @@ def new_answerer(task: Mapping[str, Any], tokenizer: Tokenizer) -> Answerer:
     """
     kind = task.get("kind")
     if kind not in ANSWERERS:
-        raise BundleError(
-            f"the bundle is for the task {kind!r}; a Predictor answers {', '.join(ANSWERERS)}; open it with "
-            "ted.serving.generation.open_predictor, which also takes causal_lm"
-        )
+        remedy = "install the version of ted that made it"
+        if kind == "causal_lm":
+            remedy = "open it with ted.serving.generation.open_predictor"
+        raise BundleError(f"the bundle is for the task {kind!r}; a Predictor answers {', '.join(ANSWERERS)}; {remedy}")
     if missing := sorted(ANSWERERS[kind].facts - task.keys()):
         raise BundleError(f"the block task of bundle.json lacks {', '.join(missing)}; export the bundle again")
     return ANSWERERS[kind](task, tokenizer)

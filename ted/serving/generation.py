@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ted.errors import DataError
-from ted.serving.answers import Answer, Logits
+from ted.serving.answers import Answer, Logits, Text
 from ted.serving.bundle import Bundle
 from ted.serving.predictor import Predictor, ServedModel
 
@@ -121,6 +121,15 @@ class Generator(ServedModel):
                 f" tokens; this one has {len(text)} characters and at least {len(encoding.ids)} tokens: shorten it"
             )
         return ids, [text[start:end] for start, end in encoding.offsets]
+
+    def runs(self, texts: Sequence[Text]) -> dict[str, dict[str, NDArray[Any]]]:
+        """Return the inputs that read whole texts, and those that read the last token of a text after the others."""
+        ((name, whole),) = super().runs(texts).items()
+        if len(texts) > 1 or whole["input_ids"].shape[1] == 1:
+            return {name: whole}
+        before = {part: values[:, :-1] for part, values in whole.items()}
+        step = {**whole, "input_ids": whole["input_ids"][:, -1:], **self._cache(self.run(before))}
+        return {name: whole, " next token": step}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.floating]]:
         """Return the raw outputs of one run by name; without a cache among the feeds, the cache is empty."""

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precisi
 from torch import Tensor
 
 from ted import losses
-from ted.data.labels import class_numbers, in_order, read_classes
+from ted.data.labels import class_numbers, found_names, read_classes
 from ted.tasks.base import Array, Batch, FloatArray, Outputs, SequenceTask
 
 
@@ -31,10 +31,10 @@ class Classification(SequenceTask):
         return read_classes(table, place)
 
     def find_labels(self, train: Dataset) -> tuple[str, ...]:
-        """Return the declared names, or the labels of the training rows in order; numbers by value."""
+        """Return the declared names, or the labels of the training rows in order."""
         if self.settings.labels is not None:
             return self.settings.labels
-        return in_order(set(train.unique("label")) - {None})
+        return found_names(set(train.unique("label")) - {None})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return class indices; a whole number stands for the declared class of that index, if none is called so."""

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from torch import Tensor
 
 from ted import losses
-from ted.data.labels import class_numbers, in_order, read_class_lists
+from ted.data.labels import class_numbers, found_names, hash_numbers, read_class_lists
 from ted.serving.answers import sigmoid
 from ted.tasks.base import Array, Batch, FloatArray, Outputs, SequenceTask
 
@@ -41,20 +41,17 @@ class MultiLabel(SequenceTask):
         return read_class_lists(table, place)
 
     def find_labels(self, train: Dataset) -> tuple[str, ...]:
-        """Return the declared names, or the labels of the training rows in order; numbers by value."""
+        """Return the declared names, or the labels of the training rows in order."""
         if self.settings.labels is not None:
             return self.settings.labels
         column = train.select_columns(["label"]).with_format("arrow")[:]["label"]
-        return in_order(set(pc.list_flatten(column).unique().to_pylist()) - {None, ""})
+        return found_names(set(pc.list_flatten(column).unique().to_pylist()) - {None, ""})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return a number per set of labels, made of a hash; NaN where one of them is none of the task's."""
         numbers = self._numbers(names)
         sets = [_places(labels, numbers) for labels in frame["label"]]
-        keys = pd.util.hash_array(np.array([str(places) for places in sets], dtype=object), categorize=False)
-        # What a float can tell apart.
-        unknown = np.array([places is None for places in sets])
-        return pd.Series(np.where(unknown, np.nan, keys >> np.uint64(11)), index=frame.index)
+        return pd.Series(hash_numbers(None if places is None else str(places) for places in sets), index=frame.index)
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return which labels have too few rows."""

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted import losses
 from ted.config import DataSettings, FilterSettings
-from ted.data.labels import type_name
+from ted.data.labels import hash_numbers, type_name
 from ted.errors import DataError, ModelError
 from ted.heads import TokenHead
 from ted.serving.spans import QuestionCutter, Span, Window, best_span, context_places, token_span
@@ -32,8 +32,6 @@ UNLABELLED = -100
 FIRST_TOKEN = 0
 # Logit of a position that does not count: finite, so that nothing it is multiplied with becomes NaN.
 MASKED = -1e9
-# A 64-bit hash without its last bits is a number that float64 holds.
-HASH_SHIFT = np.uint64(11)
 NO_ANSWER = "(no answer)"
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -81,10 +79,8 @@ class QuestionAnswering(Task):
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return a hash of the answers; NaN where one of them does not stand in the context where it says."""
         labels = zip(frame["label"], frame["text_pair"], strict=True)
-        known = np.array([_stands(label, context) for label, context in labels], dtype=bool)
-        spelt = np.array([_spelt(label) for label in frame["label"]], dtype=object)
-        hashes = pd.util.hash_array(spelt, categorize=False) >> HASH_SHIFT
-        return pd.Series(np.where(known, hashes.astype(np.float64), np.nan), index=frame.index)
+        spelt = [_spelt(label) if label is not None and _stands(label, context) else None for label, context in labels]
+        return pd.Series(hash_numbers(spelt), index=frame.index)
 
     def clean_labels(
         self, numbers_N: FloatArray, column: pa.ChunkedArray, names: Sequence[str]
@@ -230,9 +226,9 @@ class QuestionAnswering(Task):
         }
 
 
-def _stands(label: Mapping[str, Any] | None, context: object) -> bool:
+def _stands(label: Mapping[str, Any], context: object) -> bool:
     """Return whether every answer stands in the context at its place."""
-    if label is None or not isinstance(context, str) or label["text"] is None or label["answer_start"] is None:
+    if not isinstance(context, str) or label["text"] is None or label["answer_start"] is None:
         return False
     texts, starts = label["text"], label["answer_start"]
     if len(texts) != len(starts):
@@ -243,10 +239,8 @@ def _stands(label: Mapping[str, Any] | None, context: object) -> bool:
     )
 
 
-def _spelt(label: Mapping[str, Any] | None) -> str:
-    if label is None or label["text"] is None or label["answer_start"] is None:
-        return ""
-    return repr((list(label["text"]), [int(start) if _is_place(start) else None for start in label["answer_start"]]))
+def _spelt(label: Mapping[str, Any]) -> str:
+    return repr((list(label["text"]), [int(start) for start in label["answer_start"]]))
 
 
 def _is_place(start: float | None) -> bool:

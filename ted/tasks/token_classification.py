@@ -4,7 +4,6 @@ A word is what stands between white space. Its tag is learnt and answered at its
 fit the model is read in windows that overlap, and each word belongs to one of them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ted import losses
 from ted.config import DataSettings, FilterSettings, TaskSettings
-from ted.data.labels import in_order, read_tags, read_words
+from ted.data.labels import found_names, hash_numbers, read_tags, read_words
 from ted.heads import TokenHead
 from ted.serving.answers import softmax
 from ted.serving.tags import (
@@ -36,7 +35,6 @@ from ted.serving.tags import (
 from ted.tasks.base import Array, Batch, Columns, FloatArray, Outputs, Task
 
 UNLABELLED = -100
-HASH_BITS_TO_DROP = 11  # a float64 holds whole numbers of 53 bits exactly
 
 
 class TokenClassification(Task):
@@ -72,17 +70,17 @@ class TokenClassification(Task):
         return read_tags(table, place, {str(index): name for index, name in enumerate(declared) if named})
 
     def find_labels(self, train: Dataset) -> tuple[str, ...]:
-        """Return the declared tags, or those of the training rows in order; numbers by value."""
+        """Return the declared tags, or those of the training rows in order."""
         if self.settings.labels is not None:
             return self.settings.labels
-        return in_order({tag for tags in train["label"] for tag in tags or () if tag is not None})
+        return found_names({tag for tags in train["label"] for tag in tags or () if tag is not None})
 
     def label_numbers(self, frame: pd.DataFrame, names: Sequence[str]) -> "pd.Series[float]":
         """Return a hash of the tags; NaN where one is unknown or their number is not that of the words."""
         known = set(names)
         rows = zip(frame["text"], frame["label"], strict=True)
-        numbers = [_hash(tags) if _fit(tags, text) and known.issuperset(tags) else np.nan for text, tags in rows]
-        return pd.Series(numbers, index=frame.index, dtype=np.float64)
+        spelt = ["\x1f".join(tags) if _fit(tags, text) and known.issuperset(tags) else None for text, tags in rows]
+        return pd.Series(hash_numbers(spelt), index=frame.index)
 
     def right_label(self, names: Sequence[str]) -> str:
         """Return that each word must have one of the tags."""
@@ -274,11 +272,6 @@ def _figures(right: float, answered: float, labelled: float) -> dict[str, float]
 
 def _fit(tags: Sequence[str] | None, text: object) -> bool:
     return tags is not None and isinstance(text, str) and len(tags) == len(text.split())
-
-
-def _hash(tags: Sequence[str]) -> float:
-    digest = hashlib.sha256("\x1f".join(tags).encode()).digest()
-    return float(int.from_bytes(digest[:8]) >> HASH_BITS_TO_DROP)
 
 
 def _token_labels(words_L: Array, tags_W: Array | None) -> list[int]:

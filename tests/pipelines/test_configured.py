@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 import pytest
-from zenml.enums import ExecutionMode, ExecutionStatus
+from zenml.enums import ExecutionMode, ExecutionStatus, StackComponentType
 from zenml.pipelines.pipeline_definition import Pipeline
 
 from pipelines import configured
@@ -16,15 +16,22 @@ from ted.config import Settings, parse_settings
 from ted.errors import GateError, NonFiniteError
 
 
+def run_on(monkeypatch: pytest.MonkeyPatch, flavor: str) -> None:
+    """Make a stack of a flavor the active one."""
+    orchestrator = SimpleNamespace(flavor=flavor, flavor_name=flavor, configuration={})
+    client = SimpleNamespace(
+        active_stack=SimpleNamespace(orchestrator=orchestrator),
+        active_stack_model=SimpleNamespace(labels={}, components={StackComponentType.ORCHESTRATOR: [orchestrator]}),
+    )
+    monkeypatch.setattr(configured, "Client", lambda: client)
+
+
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfiguredPipeline:
     """The pipeline, configured by a file without a setting, on a machine that is not this one."""
     (tmp_path / "zenml_config.yaml").write_text("parameters: {}")
     monkeypatch.chdir(tmp_path)
-    orchestrator = SimpleNamespace(flavor="kubernetes")
-    monkeypatch.setattr(
-        configured, "Client", lambda: SimpleNamespace(active_stack=SimpleNamespace(orchestrator=orchestrator))
-    )
+    run_on(monkeypatch, "kubernetes")
     made = ted_pipeline.with_options()
     assert isinstance(made, ConfiguredPipeline)
     return made
@@ -141,10 +148,7 @@ def test_the_forecast_comes_first_on_this_machine(
     pipeline: ConfiguredPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forecasts: list[Settings] = []
-    orchestrator = SimpleNamespace(flavor="local")
-    monkeypatch.setattr(
-        configured, "Client", lambda: SimpleNamespace(active_stack=SimpleNamespace(orchestrator=orchestrator))
-    )
+    run_on(monkeypatch, "local")
     monkeypatch.setattr(ConfiguredPipeline, "_show_forecast", staticmethod(forecasts.append))
     end_with(monkeypatch, None)
     pipeline()

@@ -161,6 +161,9 @@ def test_a_failed_gate_fails_the_run_with_rule_value_and_bound(project: Project)
     assert failed.code == 1
     assert failed.ran == {"check_gates"}
     assert re.search(r"^Error: .*\nmax_size_ratio: .*%.* the bound is 10.00%", failed.text, re.MULTILINE)
+    (report,) = set(re.findall(r"^report  (runs/refused/\S+/report.html)$", failed.text, re.MULTILINE))
+    assert "1 of 1 gate failed" in (project.folder / report).read_text()
+    assert read_json((project.folder / report).with_name("evaluation.json"))["gates"][-1]["passed"] is False
     assert (project.folder / "runs/latest").readlink() == latest
     assert project.versions() == [(1, "staging")]
 

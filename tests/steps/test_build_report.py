@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from zenml.types import HTMLString
 
-from steps import build_report as module
+from steps import _run
 from steps._settings import part
+from steps.build_report import build_report
 from ted.config import Settings
 
 Trained = tuple[Path, dict[str, Any]]
@@ -22,8 +23,8 @@ def test_the_page_names_what_was_run(
     exported: Trained,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "step_times", lambda: ({"finetune_teacher": 61.0}, ["load_data"]))
-    report = module.build_report.entrypoint(
+    monkeypatch.setattr(_run, "step_times", lambda: ({"finetune_teacher": 61.0}, ["load_data"]))
+    report = build_report.entrypoint(
         part(settings, *Settings.model_fields),
         validated[2],
         [teacher[1], control[1]],

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from steps import _refused
 from steps._settings import part
 from steps.check_gates import check_gates
 from ted.config import Settings
@@ -26,7 +27,18 @@ def test_a_student_that_passes_gets_its_verdicts(
     assert "max_size_ratio" in logged
 
 
-def test_a_student_that_fails_ends_the_run_with_rule_value_and_bound(settings: Settings, evaluated: Trained) -> None:
+def test_a_student_that_fails_ends_the_run_with_rule_value_bound_and_report(
+    settings: Settings, evaluated: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[dict[str, Any]] = []
+
+    def keep(judged: dict[str, Any]) -> Path:
+        kept.append(judged)
+        return Path("page.html")
+
+    monkeypatch.setattr(_refused, "keep_refused", keep)
     gates = settings.gates.model_copy(update={"max_size_ratio": 0.01})
-    with pytest.raises(GateError, match=r"max_size_ratio: .*%.* the bound is 1.00%"):
+    with pytest.raises(GateError, match=r"max_size_ratio: .*%.* the bound is 1.00%\nreport  page.html$"):
         check_gates.entrypoint(part(settings.model_copy(update={"gates": gates}), "gates"), evaluated[1])
+    (judged,) = kept
+    assert [gate["passed"] for gate in judged["gates"] if gate["rule"] == "max_size_ratio"] == [False]

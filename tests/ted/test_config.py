@@ -92,8 +92,7 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
         ({"method": "dk"}, "method: Input should be 'finetune', 'kd', 'lwd', 'random_filter' or 'ted'; got 'dk'"),
         ({"method": "tedd"}, "'random_filter' or 'ted'; got 'tedd'; did you mean ted?"),
         ({"task": {"kind": "clasification"}}, "or 'masked_lm'; got 'clasification'; did you mean classification?"),
-        ({"quality": {"missing": False}}, "quality.missing: Input should be 'stop' or 'exclude'; got False"),
-        ({"task": {"labels": ["a", True]}}, "a valid string; got True, which is what YAML reads without quotes; quote"),
+        ({"task": {"labels": ["a", 1]}}, "a valid string; got 1, which is what YAML reads without quotes; quote"),
         ({"data": 3}, "data: Input should be a valid dictionary"),
         ({"filters": {"layer_pairs": [[0, -1]]}}, "filters.layer_pairs.0.1: Input should be greater than or equal to"),
         ({"export": {"name": "My Model"}}, "export.name: String should match pattern"),
@@ -145,6 +144,17 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
             {"filters": {"student_training": {"warmup_step": 1}}},
             "filters.student_training.warmup_step: unknown setting; did you mean filters.student_training.warmup_st",
         ),
+        ({"gates": {"max_size_ratio": False}}, "gates.max_size_ratio: true or false cannot stand here, and YAML reads"),
+        (
+            {"teacher": {"dropout": {"hidden_dropout_prob": False}}},
+            "teacher.dropout.hidden_dropout_prob: Input should be",
+        ),
+        (
+            {"filters": {"layer_pairs": [[True, 0]]}},
+            "filters.layer_pairs.0.0: Input should be a valid integer; got True",
+        ),
+        ({"task": {"labels": [True, False]}}, "task.labels: true or false cannot stand here, and YAML reads on, off"),
+        ({"distillation": {"teacher_cache": False}}, "distillation.teacher_cache: true or false cannot stand here, a"),
         ({"student": {"layers": [0, 0]}}, "student.layers must rise without repeats, not [0, 0]"),
         (
             {"task": {"kind": "token_classification"}, "data": {"max_length": 100}},

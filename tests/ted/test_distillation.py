@@ -15,6 +15,7 @@ from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.distillation import Sides, layer_errors, layer_match, new_filters, teacher_outputs
 from ted.errors import ModelError
 from ted.filters import TaskAwareFilters
+from ted.methods import Counts, LayerMSE
 from ted.models.frozen import FrozenModel, OutputStore
 from ted.models.loading import find_model, load_pretrained
 from ted.models.student import build_student
@@ -157,6 +158,23 @@ class TestSides:
         for place in range(2):
             assert errors["ridge"][place] < min(errors["stage_one"][place], errors["random"][place])
             assert errors["ridge"][place] < 1.0
+
+    @torch.no_grad()
+    def test_aligned_filters_do_not_blow_up_the_noise_of_a_student_whose_states_hardly_vary(
+        self, sides: Sides, folder: Path, teacher: PreTrainedModel, batches: list[Batch]
+    ) -> None:
+        for name, weight in sides.student.named_parameters():
+            if name.endswith(("word_embeddings.weight", "position_embeddings.weight")):
+                weight.mul_(0.01)
+            elif name.endswith("token_type_embeddings.weight"):
+                weight.fill_(1.0)
+        objective = sides.objective(new_settings(folder), TASK, FrozenModel(teacher, sides.teacher_layers), batches)
+        (term,) = (term for term in objective.terms if isinstance(term, LayerMSE))
+        objective.train()
+        for batch in batches:
+            positions = batch["attention_mask"].sum()
+            matched, _ = objective.match(batch)
+            assert term.per_pair(matched, Counts(positions, positions, positions, positions)).max() < 1.5
 
     def test_stage_one_filters_stay_as_they_are(
         self, sides: Sides, folder: Path, teacher: PreTrainedModel, batches: list[Batch]

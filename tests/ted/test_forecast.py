@@ -132,8 +132,10 @@ def test_what_a_run_would_refuse_is_refused(settings: Settings) -> None:
 
 
 def test_a_shape_that_makes_no_model_is_named(settings: Settings) -> None:
-    with pytest.raises(ModelError, match=r"BertConfig makes no model: .*30.*change student\.config"):
+    with pytest.raises(ModelError, match=r"the student of student\.config makes no model: .*30.*; change its c"):
         forecast(changed(settings, "student", config={"hidden_size": 30, "num_attention_heads": 4}))
+    with pytest.raises(ModelError, match=r"the student of student\.config makes no model: .*; change its config"):
+        forecast(changed(settings, "student", config={"num_attention_heads": 0}))
 
 
 def test_kept_bytes_count_states_and_logits(settings: Settings) -> None:

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedTokenizerBase
@@ -16,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.tiny import LABELS, WORDS, new_config, new_data, new_tokenizer
-from ted import training
+from ted import checkpoints
+from ted.checkpoints import CheckpointStore
 from ted.config import DataSettings, DistillationTraining, TaskSettings
 from ted.data.preparation import Batch, Collator, collator, tokenize
 from ted.errors import ModelError, NonFiniteError
@@ -110,7 +113,7 @@ def kill_after(step: int, monkeypatch: pytest.MonkeyPatch, *, complete: bool = T
         save(self, *arguments)
         if self.state.global_step == step:
             if not complete:
-                (self.run.checkpoints / f"checkpoint-{step}" / training.COMPLETE).unlink()
+                (self.run.checkpoints / f"checkpoint-{step}" / checkpoints.COMPLETE).unlink()
             raise Killed
 
     monkeypatch.setattr(ObjectiveTrainer, "_save_checkpoint", save_and_die)
@@ -139,6 +142,21 @@ class TestResuming:
         assert metrics["resumed_from"] == step
         assert metrics["steps"] == 3 * UPDATES_PER_EPOCH
         assert resumed.seen == whole.seen[step:]
+        assert_identical(resumed, whole)
+
+    def test_another_machine_goes_on_from_the_store(
+        self, whole: Toy, rows: Dataset, collate: Collator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = CheckpointStore(LocalFileSystem(auto_mkdir=True), str(tmp_path / "store"))
+        first, second = (
+            replace(new_run(tmp_path / machine, checkpoint_steps=2), store=store) for machine in ("first", "second")
+        )
+        with monkeypatch.context() as patch:
+            kill_after(6, patch)
+            with pytest.raises(Killed):
+                train(first, Toy(), rows, collate)
+        resumed = Toy()
+        assert train(second, resumed, rows, collate)["resumed_from"] == 6
         assert_identical(resumed, whole)
 
     def test_a_run_cut_by_steps_makes_no_step_too_many(

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from ted.config import DataSettings, QualitySettings, TaskSettings
+from ted.config import DataSettings, QualitySettings, TaskKind, TaskSettings
 from ted.data import sources
+from ted.data.labels import found_names
 from ted.data.quality import Validation, validate
 from ted.data.sources import dataset_fingerprint, load_dataset, text_keys
-from ted.errors import DataQualityError
+from ted.errors import DataError, DataQualityError
+from ted.tasks import get_task
 
 DATA = DataSettings()
 CLASSIFICATION = TaskSettings()
@@ -66,9 +68,26 @@ def test_declared_classes_keep_their_order_and_accept_their_numbers() -> None:
     assert train["label"][:] == [0, 0, 1]
 
 
-def test_numbers_are_names_where_names_are_numbers() -> None:
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "token_classification"])
+def test_numbers_have_to_be_named(kind: TaskKind) -> None:
+    labels = ["10", "2"] if kind == "classification" else [["10"], ["2"]]
+    message = r"the labels are numbers: 2, 10; write task.labels: \['2', '10'\] if they are called so$"
+    with pytest.raises(DataError, match=message):
+        get_task(TaskSettings(kind=kind)).find_labels(Dataset.from_dict({"label": labels}))
+
+
+def test_numbers_from_zero_on_may_stand_for_names() -> None:
+    with pytest.raises(DataError, match=r"0, 1; give the names .* with that of 0, or write task.labels: \['0"):
+        found_names({"1", "0"})
+    for spelt in (["01", "02"], ["0.0", "1.0"], ["-1", "1"]):
+        with pytest.raises(DataError, match=rf"write task.labels: \['{spelt[0]}', '{spelt[1]}'\] if"):
+            found_names(spelt)
+    assert found_names({"7"}) == ("7",)
+    assert found_names({"7", "other"}) == ("7", "other")
+
+
+def test_numbers_are_names_where_they_are_declared() -> None:
     rows = {name: [("one " + name, "10"), ("two " + name, "2")] for name in GOOD}
-    assert check(rows).dataset["train"].features["label"].names == ["2", "10"]
     task = TaskSettings(labels=("10", "2"))
     assert check(rows, task=task).dataset["train"]["label"][:] == [0, 1]
     with pytest.raises(DataQualityError, match="unknown_label: 1 row with a label other than '10', '2': row 1 of test"):

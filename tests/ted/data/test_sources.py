@@ -76,7 +76,17 @@ def test_a_split_word_elsewhere_in_a_name_is_refused(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["test1.csv", "testset_2.jsonl", "training_data.csv", "TestingSet.csv", "tests.csv", "validset.parquet"]
+    "name",
+    [
+        "test1.csv",
+        "testset_2.jsonl",
+        "training_data.csv",
+        "TestingSet.csv",
+        "tests.csv",
+        "testdataset.csv",
+        "testfile.csv",
+        "validset.parquet",
+    ],
 )
 def test_a_table_that_is_only_called_like_a_split_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "reviews.csv", rows(40))

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertGenerationConfig,
     BertModel,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
@@ -380,9 +381,14 @@ def test_states_of_two_widths_are_refused() -> None:
 def test_an_encoder_is_no_causal_language_model(name: str) -> None:
     case = ARCHITECTURES[name]
     config = case.new_config(case.new_tokenizer())
-    message = rf"m is an encoder \({name}\), whose tokens see those behind them, .* or set task\.kind to masked_lm"
+    message = rf"m is of the architecture {name}, whose configuration does not .* or set task\.kind to masked_lm"
     with pytest.raises(ModelError, match=message):
         check_config(config, CAUSAL, 16, "m")
+
+
+def test_an_encoder_without_a_masked_language_model_is_none_either() -> None:
+    with pytest.raises(ModelError, match="bert-generation, whose configuration does not say that it is a decoder"):
+        check_config(BertGenerationConfig(num_hidden_layers=1), CAUSAL, 16, "m")
 
 
 def test_what_says_that_it_is_a_decoder_is_a_causal_language_model() -> None:

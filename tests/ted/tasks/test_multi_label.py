@@ -20,6 +20,7 @@ from benchmarks.tiny import (
     write_backbone,
 )
 from ted.config import DataSettings, QualitySettings, TaskSettings
+from ted.data.labels import split_labels
 from ted.data.preparation import collator, training_features
 from ted.data.quality import Validation, validate
 from ted.data.sources import load_dataset
@@ -95,6 +96,12 @@ class TestLabels:
     def test_a_vector_is_refused_whatever_its_type(self, vectors: list[Any], kind: str, message: str) -> None:
         with pytest.raises(DataError, match=message + "; give the numbers or names of the labels that a row has, not"):
             read(vectors, List(Value(kind)))
+
+    @pytest.mark.parametrize("rows", [["1|0", "0|0"], ["1|0", "0|1"]])
+    def test_a_vector_in_text_is_no_list_of_names_either(self, rows: list[str]) -> None:
+        table = split_labels(Dataset.from_dict({"text": ["a", "b"], "label": rows}), "|")
+        with pytest.raises(DataError, match="not a 0 or 1 for each label"):
+            TASK.read_labels(table, "a.csv: column 'label'")
 
     def test_two_numbers_in_each_row_may_be_labels(self) -> None:
         assert read([[0, 1], [2, 0]], List(Value("int64"))) == [["0", "1"], ["2", "0"]]
