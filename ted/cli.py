@@ -63,7 +63,8 @@ def check_data(config: Config = DEFAULT_CONFIG) -> None:
         validation = validate(dataset, settings.data, settings.quality, settings.task)
     except DataQualityError as error:
         _print_lines(error.findings)
-        raise
+        stops = [f"{found['split']}: {found['rule']}" for found in error.findings if found["policy"] == "stop"]
+        raise DataQualityError(f"the data are not fit for use ({', '.join(stops)}); the JSON lines say why") from None
     _print_lines(finding.as_dict() for finding in validation.findings)
     used = select_rows(validation.dataset, settings.data, settings.seed)
     rows = ", ".join(f"{name} {len(split):,}" for name, split in used.items())

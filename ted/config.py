@@ -7,6 +7,7 @@ field of :class:`Settings` that is not a section. Sections are frozen, unknown k
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -608,11 +609,23 @@ def _explain(problem: "ErrorDetails") -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']}; got {problem['input']!r}"
+        return f"{key}: {problem['msg']}; got {problem['input']!r}{_advice(problem)}"
     allowed = sorted(_fields_at(path[:-1]))
     near = difflib.get_close_matches(path[-1], allowed, n=1)
     hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"allowed: {', '.join(allowed)}"
     return f"{key}: unknown setting; {hint}"
+
+
+def _advice(problem: "ErrorDetails") -> str:
+    """Return what was probably meant by a value that is refused, where that can be told."""
+    given = problem["input"]
+    if problem["type"] == "string_type" and isinstance(given, int | float):
+        return ", which is what YAML reads without quotes; quote it"
+    if problem["type"] == "literal_error":
+        allowed = re.findall("'([^']+)'", problem["ctx"]["expected"])
+        if near := difflib.get_close_matches(str(given), allowed, n=1):
+            return f"; did you mean {near[0]}?"
+    return ""
 
 
 def _fields_at(path: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Stage II wiring: teacher outputs, aligned filters, the objective, and how well layers match."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from ted.methods import METHODS, build_terms
 from ted.models.frozen import FrozenModel, OutputSource, keep_outputs, move, run_model, store_bytes, store_key
 from ted.objectives import DistillationObjective, FilteredTeacher
 from ted.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 Side = Literal["teacher", "student"]
 MATCH_ROWS = 512
@@ -147,6 +150,13 @@ class Sides:
             move(self.student, batch["input_ids"].device)
             states = run_model(self.student, batch, filters.layers).states
             statistics.add(states, teacher(batch).states, batch["attention_mask"])
+        flat = [self.teacher_layers[place] for place in statistics.flat_targets()]
+        if flat and options.layer_loss_units == "variance" and options.mse_alpha > 0:
+            logger.warning(
+                "The filtered states of teacher layers %s (-1: embeddings) are nearly the same for all tokens, so the "
+                "layer loss in units of their variance may grow large; distillation.layer_loss_units: raw has no units",
+                flat,
+            )
         if options.student_filter_init == "ridge":
             statistics.align(filters.cpu(), options.ridge_penalty)
         elif options.student_filter_init == "random":

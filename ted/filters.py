@@ -19,6 +19,8 @@ FilterKind = Literal["identity", "linear", "nonlinear"]
 
 WEIGHTS = "filters.safetensors"
 CONFIG = "filters.json"
+FLAT_SHARE = 1e-3
+"""Share of the mean square of a target below which its variance is small for a unit of errors."""
 
 
 class TaskAwareFilters(nn.Module):
@@ -119,6 +121,11 @@ class RidgeStatistics:
         count = self.gram[:, -1, -1]
         means = self.cross[:, -1] / count[:, None]
         return (self.target_squares / count[:, None] - means**2).mean(1)
+
+    def flat_targets(self) -> list[int]:
+        """Return the places of the pairs whose target is nearly the same for all tokens."""
+        squares = (self.target_squares / self.gram[:, -1, -1:]).mean(1)
+        return torch.nonzero(self.target_variances() <= FLAT_SHARE * squares).flatten().tolist()
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Return the weights (pair, F, D) and biases (pair, F) of the aligned affine maps."""

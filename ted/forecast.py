@@ -103,7 +103,8 @@ class Forecast:
     def _caption(self) -> str:
         kept = "kept on disk" if self.keeps_teacher_outputs else "computed again for each batch"
         teacher, student = self.teacher_parameters / 1e6, self.student_parameters / 1e6
-        return f"teacher {teacher:.1f} M parameters, student {student:.1f} M; teacher outputs are {kept}"
+        remark = "" if student < teacher else ", which is no smaller"
+        return f"teacher {teacher:.1f} M parameters, student {student:.1f} M{remark}; teacher outputs are {kept}"
 
 
 def _amounts(seconds: float | None, memory_mib: int, disk_mib: int) -> tuple[str, str, str]:

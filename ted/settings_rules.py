@@ -72,7 +72,8 @@ def problems(settings: Settings) -> list[str]:
     found = [*_window_problems(settings)]
     if settings.task.kind == "question_answering" and settings.data.text_pair_column is None:
         found.append(
-            "data.text_pair_column is missing: with task.kind question_answering it names the column of the context"
+            "data.text_pair_column is missing: with task.kind question_answering it names the column of the context; "
+            "in the layout of SQuAD that is context, beside data.text_column: question and data.label_column: answers"
         )
     found += [f"{key} cannot act: {reason}; remove it" for key, reason in _idle(settings) if settings.given(key)]
     if settings.filters.filter_nonlinear and settings.resolved().distillation.student_filter_init == "ridge":

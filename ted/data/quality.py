@@ -115,7 +115,7 @@ def validate(dataset: DatasetDict, data: DataSettings, quality: QualitySettings,
     phrases = {
         "least": quality.min_characters,
         "most": quality.max_characters,
-        "expected": _listed(names) or task.whole_label,
+        "expected": task.right_label(names),
     }
     show = partial(_example, task=task, names=names)
     findings = [finding for split in splits.values() for finding in _row_findings(split, quality, phrases, show)]
@@ -290,10 +290,6 @@ def _count(rows: int) -> str:
     return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(map(repr, names))
-
-
 def _places(rows: dict[str, list[Any]]) -> str:
     """Return "rows 3, 7 of a.csv, row 2 of b.csv"."""
     by_source: dict[str, list[str]] = {}
@@ -308,7 +304,8 @@ def _places(rows: dict[str, list[Any]]) -> str:
 def _example(rows: dict[str, list[Any]], rule: str, task: Task, names: tuple[str, ...]) -> str:
     column = "label" if rule == "unknown_label" else "text"
     value = rows[column][0]
+    if isinstance(value, str) and len(value) > EXCERPT:
+        value = f"{value[:EXCERPT]}..."
     if column == "label":
-        value = task.wrong_label(value, rows["text"][0], names)
-    cut = isinstance(value, str) and len(value) > EXCERPT
-    return f"the first has {column} {value[:EXCERPT] + '...'!r}" if cut else f"the first has {column} {value!r}"
+        return f"the first has {task.wrong_label(value, rows['text'][0], names)}"
+    return f"the first has text {value!r}"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ted.config import DataSettings, SplitName, TaskSettings
 from ted.data.labels import split_labels, type_name
-from ted.data.squad import read_squad
+from ted.data.squad import COLUMNS, read_squad
 from ted.errors import DataError
 from ted.files import sha256_file
 from ted.tasks import Task, get_task
@@ -175,8 +175,9 @@ def _read_source(source: str, data: DataSettings, columns: Mapping[str, str], ta
     """Return the splits of a path or hub id under our column names; without named splits, all rows are `train`."""
     path = Path(source)
     if not path.exists():
-        if Path(source).suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
-            raise DataError(f"{source}: no such file or folder; give a path that exists, or a hub data set id")
+        if path.suffix.lower() in READERS or HUB_ID.fullmatch(source) is None:
+            here = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths begin"
+            raise DataError(f"{source}: no such file or folder{here}; give a path that exists, or a hub data set id")
         return _read_hub(source, data, columns, task)
     for name in ("revision", "config_name", "splits"):
         if getattr(data, name) is not None and source == data.source:
@@ -193,11 +194,16 @@ def _read_hub(source: str, data: DataSettings, columns: Mapping[str, str], task:
     options = {"name": data.config_name, "revision": data.revision} if own else {}
     try:
         loaded = datasets.load_dataset(source, **options)
+    except ConnectionError as error:
+        raise DataError(
+            f"{source}: no such path in {Path.cwd()}, and the hub could not be reached ({error}); give a local file or "
+            "folder of Parquet, CSV or JSONL files, or connect to a network and unset HF_HUB_OFFLINE"
+        ) from error
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{source}: no such path here, and not loaded as a hub data set either ({error}); correct the name (of "
-            "a data set of several configurations, also data.config_name), or "
-            "download the data set where there is a network and give its folder of Parquet, CSV or JSONL files"
+            f"{source}: no such path in {Path.cwd()}, and not loaded as a hub data set either ({error}); correct the "
+            "name (of a data set of several configurations, also data.config_name), or download the data set and give "
+            "its folder of Parquet, CSV or JSONL files"
         ) from error
     named = {name: SPLIT_NAMES.get(name.lower()) for name in loaded}
     if own and data.splits is not None:
@@ -372,10 +378,11 @@ def _require_columns(present: list[str], columns: Mapping[str, str], source: str
     for name, column in columns.items():
         if column not in present:
             near = difflib.get_close_matches(column, present, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{source}: no column {column!r} among {', '.join(map(repr, present))}; {hint}set data.{name}_column"
-            )
+            advice = f"{f'did you mean {near[0]!r}? ' if near else ''}set data.{name}_column"
+            if set(COLUMNS.values()) <= set(present):
+                lines = [f"data.{ours}_column: {theirs}" for ours, theirs in COLUMNS.items()]
+                advice = f"for task.kind: question_answering, set {', '.join(lines)}"
+            raise DataError(f"{source}: no column {column!r} among {', '.join(map(repr, present))}; {advice}")
 
 
 def _tidy(table: Dataset, data: DataSettings, columns: Mapping[str, str], task: Task, source: str) -> Dataset:

@@ -16,6 +16,8 @@ FEATURES = Features(
         "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
     }
 )
+COLUMNS = {"text": "question", "text_pair": "context", "label": "answers"}
+"""Which columns of the layout, in any form, a run reads as what."""
 # How such a file begins; enough of it to tell is read first, for a file of rows may be large.
 BEGINNING = re.compile(rb'\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
 BEGINNING_BYTES = 1024

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -472,8 +473,8 @@ def _set_labels(config: Any, task: Task, location: str) -> None:  # noqa: ANN401
 
 def _cannot_load(what: str, source: ModelSource, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    kind = "folder" if source.local else "hub id"
-    return (
-        f"the {what} of {source.location!r} cannot be loaded ({reason}); give a folder with a Hugging Face model, or, "
-        f"where the hub can be reached, the id of a model that it serves; it was read as a {kind}"
-    )
+    read_as = "a folder" if source.local else f"a hub id, for there is no folder {Path(source.location).absolute()}"
+    advice = "give a folder with a Hugging Face model, or the id of a model that the hub serves"
+    if isinstance(error.__cause__, LocalEntryNotFoundError):
+        advice = "the hub could not be reached: give a local folder, or connect to a network and unset HF_HUB_OFFLINE"
+    return f"the {what} of {source.location!r} cannot be loaded (read as {read_as}: {reason}); {advice}"

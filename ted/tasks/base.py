@@ -53,8 +53,6 @@ class Task(ABC):
     """Whether a row has a list of labels; they may be rare outside the training rows."""
     problem_type: ClassVar[str | None] = None
     """What transformers calls the task, where one auto class has several."""
-    whole_label: ClassVar[str] = "a finite number"
-    """What a label must be, for messages."""
     kept_together: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     """Columns of text; rows that are equal in them stay in one split when splits are cut."""
     cased: ClassVar[bool] = False
@@ -104,9 +102,13 @@ class Task(ABC):
             names: of the classes.
         """
 
-    def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> Any:  # noqa: ANN401 - a label of any type
-        """Return what a message shows of a label that is not one of the task's."""
-        return label
+    def right_label(self, names: Sequence[str]) -> str:
+        """Return what a message says that a label must be."""
+        return ", ".join(map(repr, names)) or "a finite number"
+
+    def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> str:  # noqa: ANN401 - a label of any type
+        """Return what a message says of a label that is not one of the task's."""
+        return f"label {label!r}"
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return what a split lacks to be learnt from or measured on; nothing if it will do."""

@@ -51,7 +51,10 @@ class QuestionAnswering(Task):
     primary_metric = "f1"
     prediction_loss = "kl"
     kept_together = ("text_pair",)
-    whole_label = "answers that stand in their context at answer_start"
+
+    def right_label(self, names: Sequence[str]) -> str:
+        """Return what an answer must be."""
+        return "answers that stand in their context at answer_start"
 
     @property
     def output_labels(self) -> tuple[str, ...]:

@@ -82,12 +82,16 @@ class TokenClassification(Task):
         spelt = ["\x1f".join(tags) if _fit(tags, text) and known.issuperset(tags) else None for text, tags in rows]
         return pd.Series(hash_numbers(spelt), index=frame.index)
 
-    def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> Any:  # noqa: ANN401 - as the base class
+    def right_label(self, names: Sequence[str]) -> str:
+        """Return that each word must have one of the tags."""
+        return f"a tag per word out of {super().right_label(names)}"
+
+    def wrong_label(self, label: Any, text: str, names: Sequence[str]) -> str:  # noqa: ANN401 - as the base class
         """Return how many tags there are for how many words, or the first tag that is unknown."""
         words = len(text.split())
         if len(label) != words:
             return f"{len(label)} tags for {words} words between white space"
-        return next(tag for tag in label if tag not in names)
+        return f"tag {next(tag for tag in label if tag not in names)!r}"
 
     def too_few(self, numbers_N: FloatArray, column: Any, names: Sequence[str], least: int) -> str:  # noqa: ANN401 - a column of any type
         """Return which types of entity, or tags, stand in too few rows."""

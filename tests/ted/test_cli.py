@@ -71,7 +71,8 @@ def test_a_bad_file_is_answered_in_a_line(
     if content is not None:
         path.write_bytes(content)
     (line,) = refusal([command, "-c", str(path)]).splitlines()
-    assert line.startswith(f"Error: {path}: {message}" if message else "Error: nowhere.csv: no such file or folder; ")
+    absent = f"nowhere.csv: no such file or folder in {Path.cwd()}, where relative paths begin; give"
+    assert line.startswith(f"Error: {path}: {message}" if message else f"Error: {absent}")
 
 
 def test_each_problem_of_a_file_has_its_line(refusal: Callable[[Sequence[str]], str], tmp_path: Path) -> None:
@@ -90,13 +91,14 @@ def test_a_folder_without_a_bundle_is_refused(refusal: Callable[[Sequence[str]],
     assert refusal(["predict", str(tmp_path), "a"]).startswith(f"Error: {tmp_path}")
 
 
-def test_findings_are_printed_where_a_rule_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_are_printed_once_where_a_rule_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     path = tmp_path / "config.yaml"
     data = "{source: tests/bad_inputs/unknown_label}, task: {labels: [negative, positive]}"
     path.write_text(f"parameters: {{data: {data}}}")
     result = CliRunner().invoke(app, ["check-data", "-c", str(path)])
     assert isinstance(result.exception, DataQualityError)
+    assert str(result.exception) == "the data are not fit for use (train: unknown_label); the JSON lines say why"
     (finding,) = map(json.loads, result.stdout.splitlines())
     assert (finding["rule"], finding["policy"], finding["rows"]) == ("unknown_label", "stop", [5, 9])
 

@@ -90,6 +90,9 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
         ({"seed": "x"}, "seed: Input should be a valid integer, unable to parse string as an integer; got 'x'"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0; got -1"),
         ({"method": "dk"}, "method: Input should be 'finetune', 'kd', 'lwd', 'random_filter' or 'ted'; got 'dk'"),
+        ({"method": "tedd"}, "'random_filter' or 'ted'; got 'tedd'; did you mean ted?"),
+        ({"task": {"kind": "clasification"}}, "or 'masked_lm'; got 'clasification'; did you mean classification?"),
+        ({"task": {"labels": ["a", 1]}}, "a valid string; got 1, which is what YAML reads without quotes; quote"),
         ({"data": 3}, "data: Input should be a valid dictionary"),
         ({"filters": {"layer_pairs": [[0, -1]]}}, "filters.layer_pairs.0.1: Input should be greater than or equal to"),
         ({"export": {"name": "My Model"}}, "export.name: String should match pattern"),
@@ -106,7 +109,7 @@ QUESTIONS: dict[str, Any] = {"task": {"kind": "question_answering"}}
         ({"quality": {"min_characters": 9, "max_characters": 8}}, "quality.min_characters is above quality.max_charac"),
         (
             {"task": {"kind": "question_answering"}},
-            "data.text_pair_column is missing: with task.kind question_answering",
+            "the layout of SQuAD that is context, beside data.text_column: question and data.label_column: answers",
         ),
         (
             {**QUESTIONS, "data": {"text_pair_column": "b", "stride": 65}},

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import BertForSequenceClassification, PreTrainedModel
 
-from benchmarks.tiny import LABELS, new_data, new_settings, new_tokenizer, write_backbone
+from benchmarks.tiny import LABELS, new_config, new_data, new_settings, new_tokenizer, write_backbone
 from ted.config import DataSettings, TaskSettings
 from ted.data.preparation import Batch, collator, forward_batches, tokenize
 from ted.distillation import Sides, layer_errors, layer_match, new_filters, teacher_outputs
@@ -199,6 +199,23 @@ class TestSides:
             ]
             expected = torch.cat(targets).double().numpy().var(0).mean()
             np.testing.assert_allclose(term.variances[place].item(), expected, rtol=1e-5)  # type: ignore[attr-defined]
+
+    def test_a_target_that_hardly_varies_is_remarked(
+        self, folder: Path, batches: list[Batch], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        teacher = BertForSequenceClassification(new_config())
+        filters = [TaskAwareFilters(layers, 32, 32, "linear") for layers in ([1, 3], [0, 1])]
+        sides, source = Sides(build_student(teacher, [0, 2]), *filters), FrozenModel(teacher, (1, 3))
+        raw = new_settings(folder, distillation={"layer_loss_units": "raw"})
+        sides.objective(new_settings(folder), TASK, source, batches)
+        last = teacher.get_submodule("bert.encoder.layer.3.output.LayerNorm")
+        last.load_state_dict({"weight": torch.full((32,), 1e-3), "bias": torch.ones(32)})
+        sides.objective(raw, TASK, source, batches)
+        assert caplog.messages == []
+        sides.objective(new_settings(folder), TASK, source, batches)
+        (message,) = caplog.messages
+        assert message.startswith("The filtered states of teacher layers [3] (-1: embeddings) are nearly the same for")
+        assert "distillation.layer_loss_units: raw" in message
 
     def test_settings_reach_the_objective(
         self, sides: Sides, folder: Path, teacher: PreTrainedModel, batches: list[Batch]

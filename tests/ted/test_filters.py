@@ -135,6 +135,11 @@ class TestRidge:
         for pair in range(2):
             assert variances[pair].item() == pytest.approx(self.rows(batches, pair)[1].var(0).mean(), rel=1e-6)
 
+    def test_targets_that_hardly_vary_are_flat(self, batches: list[tuple[list[Tensor], list[Tensor], Tensor]]) -> None:
+        assert self.statistics(batches).flat_targets() == []
+        flat = [(states, [targets[0], targets[1] + 1e5], mask) for states, targets, mask in batches]
+        assert self.statistics(flat).flat_targets() == [1]
+
     def test_the_order_of_batches_does_not_matter(
         self, batches: list[tuple[list[Tensor], list[Tensor], Tensor]]
     ) -> None:

@@ -117,6 +117,11 @@ def test_the_table_names_every_step(settings: Settings) -> None:
     assert all(stage.step in screen.getvalue() for stage in result.stages)
 
 
+def test_the_table_remarks_a_student_that_is_no_smaller(settings: Settings) -> None:
+    assert "no smaller" not in str(forecast(settings).table().caption)
+    assert "M, which is no smaller;" in str(forecast(changed(settings, "student", num_layers=4)).table().caption)
+
+
 def test_what_a_run_would_refuse_is_refused(settings: Settings) -> None:
     data = settings.data.model_copy(update={"source": "nowhere.csv"})
     with pytest.raises(DataError, match="no such file"):

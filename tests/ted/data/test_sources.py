@@ -391,12 +391,27 @@ def test_text_without_labels_is_taken_from_all_splits_of_another_hub_data_set() 
     assert len(dataset["unlabelled"]) == 64
 
 
-def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(path: str, **_: object) -> DatasetDict:
-        raise ConnectionError(f"Couldn't reach '{path}' on the Hub")
+def test_a_path_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"^a\.csv: no such file or folder in {re.escape(str(tmp_path))}, where"):
+        load("a.csv")
+    with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / 'a.csv'))}: no such file or folder; give a path"):
+        load(tmp_path / "a.csv")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match=r"someone/films: no such path here.*Couldn't reach.*download the data set"):
+
+def test_hub_out_of_reach() -> None:
+    with pytest.raises(
+        DataError, match=r"films: no such path in /.*, and the hub could not be reached \(.*; give a local"
+    ):
+        load("someone/films")
+
+
+def test_hub_without_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(path: str, **_: object) -> DatasetDict:
+        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", absent)
+    with pytest.raises(DataError, match=r"films: no such path in /.*, .* doesn't exist on the Hub\); correct the name"):
         load("someone/films")
 
 

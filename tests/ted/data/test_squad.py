@@ -58,6 +58,14 @@ def test_what_a_file_of_squad_lacks_is_named(data: object, tmp_path: Path) -> No
         read_squad(write(tmp_path / "train.json", {"data": data}))
 
 
+def test_columns_that_are_not_set_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.json", {"data": articles(CONTEXT)})
+    data = DataSettings(source=str(path), text_pair_column="context")
+    lines = "set data.text_column: question, data.text_pair_column: context, data.label_column: answers"
+    with pytest.raises(DataError, match=f"no column 'text' among .*; for task.kind: question_answering, {lines}"):
+        load_dataset(data, TaskSettings(kind="question_answering"), seed=0)
+
+
 def test_splits_cut_from_it_share_no_context(tmp_path: Path) -> None:
     source = write(tmp_path / "squad.json", {"data": articles(*(f"{CONTEXT} {place}" for place in range(20)))})
     data = DataSettings(source=str(source), text_column="question", text_pair_column="context", label_column="answers")

@@ -193,12 +193,20 @@ class TestLoading:
     def test_an_empty_folder_is_named(self, tmp_path: Path) -> None:
         source = find_model(str(tmp_path))
         for load in (load_config, load_tokenizer, lambda source: load_pretrained(source, CLASSIFICATION)):
-            with pytest.raises(
-                ModelError, match=r"the (configuration|tokenizer) of .* cannot be loaded \(.*read as a fo"
-            ):
+            with pytest.raises(ModelError, match=r"of .* cannot be loaded \(read as a folder: .*; give a folder with"):
                 load(source)
         with pytest.raises(ModelError, match=r"cannot be loaded"):
             load_trained(tmp_path)
+
+    def test_a_hub_out_of_reach_is_no_wrong_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        source = find_model("models/mine")
+        place = re.escape(str(tmp_path / "models" / "mine"))
+        for load in (load_config, load_tokenizer, lambda source: load_pretrained(source, CLASSIFICATION)):
+            with pytest.raises(
+                ModelError, match=rf"there is no folder {place}: .*\); the hub could not be reached: give"
+            ):
+                load(source)
 
     def test_weights_that_are_missing_are_named(self, tmp_path: Path) -> None:
         write_backbone(tmp_path)

@@ -170,18 +170,18 @@ class TestRules:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            (("Ada left Rome", ["B-PER", "O"]), "the first has label '2 tags for 3 words between white space'"),
-            (("New York", ["B-LOC"]), "the first has label '1 tags for 2 words between white space'"),
-            (("Ada", ["B-GOD"]), "the first has label 'B-GOD'"),
-            (("Ada", [None]), "the first has label None"),
-            (("Ada", []), "the first has label '0 tags for 1 words between white space'"),
+            (("Ada left Rome", ["B-PER", "O"]), "the first has 2 tags for 3 words between white space"),
+            (("New York", ["B-LOC"]), "the first has 1 tags for 2 words between white space"),
+            (("Ada", ["B-GOD"]), "the first has tag 'B-GOD'"),
+            (("Ada", [None]), "the first has tag None"),
+            (("Ada", []), "the first has 0 tags for 1 words between white space"),
         ],
     )
     def test_a_tag_is_known_and_stands_for_a_word(self, row: tuple[str, Any], message: str) -> None:
         with pytest.raises(DataQualityError) as caught:
             self.judge([*self.GOOD, row], labels=("B-LOC", "B-PER", "O"))
         assert str(caught.value) == (
-            "train: unknown_label: 1 row with a label other than 'B-LOC', 'B-PER', 'O': "
+            "train: unknown_label: 1 row with a label other than a tag per word out of 'B-LOC', 'B-PER', 'O': "
             f"row 3 of train.jsonl; {message}"
         )
 
@@ -221,7 +221,7 @@ class TestRules:
         (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
         task = TaskSettings(kind="token_classification", labels=("O", "NOUN"))
         data = DataSettings(source=str(tmp_path / "a.jsonl"))
-        with pytest.raises(DataQualityError, match=r"unknown_label: 1 row with a label other than 'O', 'NOUN': row 3"):
+        with pytest.raises(DataQualityError, match="a label other than a tag per word out of 'O', 'NOUN': row 3"):
             validate(load_dataset(data, task, 0), data, LENIENT, task)
 
     def test_a_split_to_measure_on_holds_an_entity(self) -> None:
