@@ -93,7 +93,7 @@ def test_every_step_is_in_the_pipeline() -> None:
 def test_every_package_is_installed() -> None:
     found = {
         path.parent.relative_to(ROOT)
-        for room in ("ted", "steps", "pipelines")
+        for room in ("ted", "k8s", "steps", "pipelines")
         for path in (ROOT / room).rglob("__init__.py")
     }
     names = {".".join(path.parts) for path in found} - {"pipelines._alias"}

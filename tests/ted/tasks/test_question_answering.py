@@ -273,7 +273,7 @@ def test_a_run_ends_in_a_bundle_that_answers_as_the_evaluation_did(tmp_path: Pat
     write_backbone(tmp_path / "backbone")
     settings = new_settings(
         tmp_path,
-        task={"kind": "question_answering", "max_answer_tokens": 3},
+        task={"kind": "question_answering", "max_answer_tokens": 3, "null_threshold": None},
         evaluation={"latency_repeats": 3, "bootstrap_samples": 100},
         export={"int8_max_metric_drop": 1.0, "int8_max_latency_ratio": 1e6},
     )
