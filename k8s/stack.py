@@ -26,6 +26,8 @@ from zenml.enums import StackComponentType, StoreType
 from zenml.exceptions import EntityExistsError
 
 SETTINGS = Path("k8s/zenml_config.yaml")
+# A server that is not there is told within seconds.
+PATIENCE = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 # What whoever starts runs needs: verb, group and resource; k8s/base/roles.yaml says what for.
 NEEDED = (
@@ -187,7 +189,7 @@ def _key_problem(_: Place) -> str | None:
 
 def _bucket_problem(place: Place) -> str | None:
     try:
-        s3fs.S3FileSystem(client_kwargs=place.client_kwargs).ls(place.artifacts)
+        s3fs.S3FileSystem(client_kwargs=place.client_kwargs, config_kwargs=PATIENCE).ls(place.artifacts)
     except FileNotFoundError:
         return "there is no such bucket or folder; create it"
     except (OSError, BotoCoreError, ClientError) as error:
