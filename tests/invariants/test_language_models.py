@@ -135,7 +135,7 @@ def test_a_checkpoint_of_stage_one_holds_no_embedding(made: tuple[str, Path], tm
 def finished(made: tuple[str, Path]) -> tuple[str, Path, Settings, dict[str, Any]]:
     """Run every stage and the evaluation."""
     kind, folder = made
-    # Dropout moves the states of random models by more than a layer loss of full weight could bear.
+    # Layers of random models would take all of the little training there is.
     long = {"training": {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 5e-3}}
     distillation = {"mse_alpha": 1e-4, **long}
     settings = new_settings(
@@ -162,7 +162,7 @@ def test_every_stage_runs_and_the_student_learns(finished: tuple[str, Path, Sett
     header = (evaluation["task"], evaluation["primary_metric"], evaluation["higher_is_better"])
     assert header == (kind, "perplexity", False)
     history = read_json(folder / "student" / "metrics.json")["log_history"]
-    assert history[-1]["prediction_loss"] < history[0]["prediction_loss"] / 2
+    assert history[-1]["prediction_loss"] < history[0]["prediction_loss"] * 2 / 3
     measured = evaluation["models"]
     assert all(measured[name]["agreement"] is None for name in MODELS)
     gain = next(verdict for verdict in check(evaluation, settings.gates) if verdict.rule == "min_gain_over_start")
