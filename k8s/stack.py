@@ -8,7 +8,7 @@ The key of the bucket is read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY a
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,11 +121,11 @@ def up(context: typer.Context) -> None:
 def findings(place: Place) -> list[Finding]:
     """Return what a stack at a place has and lacks."""
     return [
-        _checked("ZenML server", _server_problem, place),
-        _checked("key of the bucket", _key_problem, place),
-        _checked(place.artifacts, _bucket_problem, place),
-        _checked(f"rights in namespace {place.namespace}", _rights_problem, place),
-        _checked(f"image {place.image}", _image_problem, place),
+        Finding("ZenML server", _server_problem(place)),
+        Finding("key of the bucket", _key_problem(place)),
+        Finding(place.artifacts, _bucket_problem(place)),
+        Finding(f"rights in namespace {place.namespace}", _rights_problem(place)),
+        Finding(f"image {place.image}", _image_problem(place)),
     ]
 
 
@@ -169,10 +169,6 @@ def _component(place: Place, kind: StackComponentType, flavor: str, configuratio
         return str(client.update_stack_component(place.name, kind, configuration=configuration).id)
 
 
-def _checked(what: str, problem: Callable[[Place], str | None], place: Place) -> Finding:
-    return Finding(what, problem(place))
-
-
 def _server_problem(_: Place) -> str | None:
     store = Client().zen_store
     if store.type != StoreType.REST:
@@ -199,11 +195,9 @@ def _bucket_problem(place: Place) -> str | None:
 
 def _rights_problem(place: Place) -> str | None:
     refused = [f"{verb} {resource}" for verb, group, resource in NEEDED if not may(place, verb, group, resource)]
-    return (
-        f"{place.context} may not {', '.join(refused)}; apply k8s/base, and use the account ted-submitter"
-        if refused
-        else None
-    )
+    if not refused:
+        return None
+    return f"{place.context} may not {', '.join(refused)}; apply k8s/base, and use the account ted-submitter"
 
 
 def may(place: Place, verb: str, group: str, resource: str) -> bool:

@@ -24,7 +24,6 @@ ENV PATH=/opt/ted/bin:${PATH} \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    TED_COMMIT=${COMMIT} \
     ZENML_ANALYTICS_OPT_IN=false
 COPY --from=packages /opt/ted /opt/ted
 COPY . /app
